@@ -42,7 +42,9 @@ pub struct Batch<'a> {
     /// `[rows]`: where in its sequence each token stands; its key and value are stored there.
     pub positions: &'a [u32],
     /// The sequences of this batch; their row ranges cover all rows in order.
-    pub spans: &'a [Span<'a>],
+    pub spans: &'a [Span],
+    /// The page tables of all spans, one after the other.
+    pub pages: &'a [PageId],
     /// `[rows, slots]`: α of each slot for each row; all finite.
     pub openings: &'a [f32],
     pub slots: usize,
@@ -52,10 +54,10 @@ pub struct Batch<'a> {
 
 /// The rows of one sequence: contiguous in the batch, at ascending positions.
 #[derive(Clone, Debug)]
-pub struct Span<'a> {
+pub struct Span {
     pub rows: Range<u32>,
-    /// Pages of the sequence in order; they cover every position up to its last row's.
-    pub pages: &'a [PageId],
+    /// Where in [`Batch::pages`] its table stands; it covers every position up to its last row's.
+    pub table: Range<u32>,
 }
 
 /// One low-rank term, as an adapter file gives it.
@@ -206,4 +208,6 @@ pub trait Backend: Linear {
     ) -> Result<()>;
     /// `h += y`, with what y (output 0) owes.
     fn add(&mut self, h: &mut Self::Buf, y: &Self::Buf, owed: Option<Owed<'_, Self>>) -> Result<()>;
+    /// `y += Σ B u` on the rows in [`Batch::outputs`], for a head that carries a delta.
+    fn settle_outputs(&mut self, y: &mut Self::Buf, owed: Owed<'_, Self>) -> Result<()>;
 }

@@ -111,7 +111,6 @@ impl Pool {
     /// Calls `f(thread, i)` for every `i < n`, each claimed by one thread.
     pub fn each(&mut self, n: usize, f: impl Fn(usize, usize) + Sync) {
         if n <= 1 || self.workers.is_empty() {
-            self.regions += 1;
             return (0..n).for_each(|i| f(0, i));
         }
         let next = AtomicUsize::new(0);
@@ -136,6 +135,23 @@ impl Pool {
             // `data`, which is borrowed mutably for the whole call.
             let chunk = unsafe { std::slice::from_raw_parts_mut(base.get().add(start), len.min(total - start)) };
             f(thread, i, chunk);
+        });
+    }
+
+    /// Calls `f(thread, item)` for every item, each taken by one thread; `n` is how many there are.
+    pub fn items<I>(&mut self, n: usize, items: I, f: impl Fn(usize, I::Item) + Sync)
+    where
+        I: Iterator + Send,
+    {
+        if n <= 1 || self.workers.is_empty() {
+            return items.for_each(|item| f(0, item));
+        }
+        let items = Mutex::new(items);
+        let take = || items.lock().unwrap_or_else(|e| e.into_inner()).next();
+        self.run(&|thread| {
+            while let Some(item) = take() {
+                f(thread, item);
+            }
         });
     }
 }
