@@ -1,6 +1,7 @@
 //! cotvalve: a GGUF inference engine whose low-rank *valve* sets how long a model thinks.
 
 pub mod error;
+pub mod gguf;
 pub mod map;
 pub mod quant;
 pub mod tensor;
