@@ -178,6 +178,11 @@ impl Core {
         Ok(())
     }
 
+    /// Whether a sequence waits for a token.
+    pub fn any_wanted(&self) -> bool {
+        self.sequences.iter().flatten().any(|s| s.wanted)
+    }
+
     fn run(&mut self) -> Result<()> {
         self.logits.resize(self.plan.outputs.len() * self.limits.vocab, 0.0);
         self.stage.step(&self.plan.batch(self.adapters.len()), &mut self.logits)

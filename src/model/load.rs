@@ -44,7 +44,7 @@ impl Site {
             return Some(Self { layer: None, fan: FanKind::Head, output: 0 });
         }
         let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
-        let layer = layer.parse().ok().filter(|l| *l < layers && layer == l.to_string())?;
+        let layer = layer.parse::<usize>().ok().filter(|l| *l < layers && layer == l.to_string())?;
         let short = rest.strip_suffix(".weight")?;
         let (_, fan, output) = LAYER_WEIGHTS.into_iter().find(|(n, _, _)| *n == short)?;
         Some(Self { layer: Some(layer), fan, output })
@@ -148,9 +148,9 @@ impl<B: Linear> Weights<B> {
             Some(_) => backend.fan(&[&finder.take("output.weight", &table)?])?,
             None => backend.fan(&[&embedding])?,
         };
-        if let Some(unused) = gguf.tensors().iter().find(|t| !finder.used.contains(t.name())) {
+        if let Some(unused) = gguf.tensors().iter().find(|t| !finder.used.contains(&t.name)) {
             let name = config.architecture.name;
-            let what = format!("tensor {} in a model of architecture {name:?}", unused.name());
+            let what = format!("tensor {} in a model of architecture {name:?}", unused.name);
             return Err(Error::unsupported(gguf.path(), what));
         }
         progress(1.0);

@@ -48,7 +48,7 @@ impl Adapter {
         let mut ignored = Vec::new();
         let mut halves: BTreeMap<&str, [bool; 2]> = BTreeMap::new();
         for info in gguf.tensors() {
-            let name = info.name();
+            let name = &info.name;
             if let Some(base) = name.strip_suffix(".lora_a") {
                 halves.entry(base).or_default()[0] = true;
             } else if let Some(base) = name.strip_suffix(".lora_b") {
