@@ -12,4 +12,5 @@ pub mod quant;
 pub mod rng;
 pub mod sampler;
 pub mod tensor;
+pub mod tokenizer;
 pub mod valve;
