@@ -4,6 +4,7 @@ use super::core::{Core, SequenceId};
 use super::{Engine, Valve};
 use crate::error::{Error, Result};
 use crate::sampler::{Sampler, Sampling};
+use crate::tokenizer::Decoder;
 use crate::valve::{Dial, Scope, Setting};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -76,7 +77,7 @@ impl Session {
         sequence.sampler = Some(sampler);
         drop(core);
         self.cancel.reset();
-        Ok(Generation { session: self, left: limit, done: false })
+        Ok(Generation { session: self, left: limit, done: false, decoder: Decoder::new() })
     }
 
     /// Logits after every token of the prompt, in order: `each(position, [vocab])`. Only positions that
@@ -122,9 +123,11 @@ pub enum Stop {
 }
 
 /// One token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     pub token: u32,
+    /// The text that is certain with this token: empty while a character is incomplete, and for control tokens.
+    pub text: String,
     /// Set with the last token.
     pub stop: Option<Stop>,
 }
@@ -137,6 +140,7 @@ pub struct Generation<'a> {
     session: &'a mut Session,
     left: usize,
     done: bool,
+    decoder: Decoder,
 }
 
 impl Generation<'_> {
@@ -194,10 +198,18 @@ impl Iterator for Generation<'_> {
             }
         };
         self.left -= 1;
-        let end = self.session.engine.model().is_end(token);
+        let tokenizer = self.session.engine.model().tokenizer();
+        let end = tokenizer.is_end(token);
         let stop = if end { Some(Stop::End) } else { (self.left == 0).then_some(Stop::Limit) };
         self.done = stop.is_some();
-        Some(Ok(Event { token, stop }))
+        let bytes = if end || tokenizer.is_control(token) { Ok(&[][..]) } else { tokenizer.token_bytes(token) };
+        Some(bytes.map(|bytes| {
+            let mut text = self.decoder.push(bytes);
+            if self.done {
+                text.push_str(&self.decoder.flush());
+            }
+            Event { token, text, stop }
+        }))
     }
 }
 

@@ -3,6 +3,7 @@
 mod config;
 mod forward;
 mod load;
+mod vocab;
 
 pub use config::{ARCHITECTURES, Architecture, Config};
 pub use forward::{Forward, Stage, StageSpec};
@@ -12,14 +13,15 @@ pub(crate) use config::floats;
 
 use crate::error::Result;
 use crate::gguf::Gguf;
+use crate::tokenizer::Tokenizer;
 use std::path::Path;
 use std::sync::Arc;
 
 /// A model file: mapped, checked, immutable. Engines share it by `Arc`.
-#[derive(Debug)]
 pub struct Model {
     gguf: Gguf,
     config: Config,
+    tokenizer: Tokenizer,
 }
 
 impl Model {
@@ -35,7 +37,8 @@ impl Model {
     /// The same, of a file already read.
     pub fn new(gguf: Gguf) -> Result<Arc<Self>> {
         let config = Config::read(&gguf)?;
-        Ok(Arc::new(Self { gguf, config }))
+        let tokenizer = vocab::tokenizer(&gguf, config.vocab)?;
+        Ok(Arc::new(Self { gguf, config, tokenizer }))
     }
 
     pub fn config(&self) -> &Config {
@@ -51,9 +54,8 @@ impl Model {
         self.gguf.path()
     }
 
-    /// Whether `token` ends an answer.
-    pub fn is_end(&self, token: u32) -> bool {
-        self.gguf.u32("tokenizer.ggml.eos_token_id").ok().flatten() == Some(token)
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
     }
 
     /// Whether the output projection is a tensor of its own, not the embedding's.
