@@ -128,15 +128,39 @@ impl Core {
         self.sequences[id].as_mut().expect("a session outlived its sequence")
     }
 
+    fn check_token(&self, token: u32) -> Result<()> {
+        let vocab = self.limits.vocab;
+        if (token as usize) < vocab {
+            return Ok(());
+        }
+        Err(Error::argument("prompt", format!("token {token} is not in the vocabulary of {vocab}")))
+    }
+
+    /// Adds a token that was not drawn.
+    pub fn append(&mut self, id: SequenceId, token: u32) -> Result<()> {
+        self.check_token(token)?;
+        self.sequence(id).tokens.push(token);
+        Ok(())
+    }
+
+    /// Computes all pending rows of `id` and draws nothing.
+    pub fn finish(&mut self, id: SequenceId) -> Result<()> {
+        let sequence = self.sequence(id);
+        sequence.sampler = None;
+        sequence.wanted = sequence.pending() > 0;
+        while self.sequence(id).wanted {
+            self.step()?;
+        }
+        Ok(())
+    }
+
     /// Makes the timeline of `id` the prompt `tokens`; returns how many of them are in the cache already.
     pub fn prompt(&mut self, id: SequenceId, tokens: &[u32]) -> Result<usize> {
-        let Limits { context, vocab, .. } = self.limits;
+        let context = self.limits.context;
         if tokens.is_empty() {
             return Err(Error::argument("prompt", "it has no tokens"));
         }
-        if let Some(token) = tokens.iter().find(|t| **t as usize >= vocab) {
-            return Err(Error::argument("prompt", format!("token {token} is not in the vocabulary of {vocab}")));
-        }
+        tokens.iter().try_for_each(|token| self.check_token(*token))?;
         if tokens.len() > context {
             return Err(Error::ContextFull { needed: tokens.len(), capacity: context });
         }
@@ -200,11 +224,11 @@ impl Core {
             if s.pending() > 0 {
                 continue;
             }
+            s.wanted = false;
             if let (Some(logits), Some(sampler)) = (logits.next(), s.sampler.as_mut()) {
                 let token = sampler.next(logits);
                 s.tokens.push(token);
                 s.mailbox.push_back(token);
-                s.wanted = false;
             }
         }
     }

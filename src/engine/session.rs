@@ -80,6 +80,21 @@ impl Session {
         Ok(Generation { session: self, left: limit, done: false, decoder: Decoder::new() })
     }
 
+    /// Computes the prompt, then adds `tokens` one row at a time as if they had been drawn; logits are computed
+    /// at every step and dropped. What a benchmark of decoding wants.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a token outside the vocabulary, and those of a step.
+    pub fn extend(&mut self, tokens: &[u32]) -> Result<()> {
+        let mut core = self.engine.lock();
+        core.finish(self.id)?;
+        for token in tokens {
+            core.append(self.id, *token)?;
+            core.finish(self.id)?;
+        }
+        Ok(())
+    }
+
     /// Logits after every token of the prompt, in order: `each(position, [vocab])`. Only positions that
     /// [`Session::prompt`] did not keep are computed.
     ///

@@ -11,7 +11,8 @@ pub use load::{FanKind, Layer, Site, Weights};
 
 pub(crate) use config::floats;
 
-use crate::error::Result;
+use crate::chat::{Message, Template};
+use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::tokenizer::Tokenizer;
 use std::path::Path;
@@ -22,6 +23,7 @@ pub struct Model {
     gguf: Gguf,
     config: Config,
     tokenizer: Tokenizer,
+    template: Option<Template>,
 }
 
 impl Model {
@@ -38,7 +40,8 @@ impl Model {
     pub fn new(gguf: Gguf) -> Result<Arc<Self>> {
         let config = Config::read(&gguf)?;
         let tokenizer = vocab::tokenizer(&gguf, config.vocab)?;
-        Ok(Arc::new(Self { gguf, config, tokenizer }))
+        let template = template(&gguf, &tokenizer)?;
+        Ok(Arc::new(Self { gguf, config, tokenizer, template }))
     }
 
     pub fn config(&self) -> &Config {
@@ -58,8 +61,31 @@ impl Model {
         &self.tokenizer
     }
 
+    /// The file's chat template.
+    pub fn template(&self) -> Option<&Template> {
+        self.template.as_ref()
+    }
+
+    /// A conversation as the model was trained to read it, up to where its answer starts.
+    ///
+    /// # Errors
+    /// [`Error::Template`] if the file has no template, or it fails or exceeds its limits.
+    pub fn render_chat(&self, messages: &[Message]) -> Result<String> {
+        match &self.template {
+            Some(template) => template.render(messages, true),
+            None => Err(Error::Template(format!("{} has none", self.path().display()))),
+        }
+    }
+
     /// Whether the output projection is a tensor of its own, not the embedding's.
     pub fn has_output(&self) -> bool {
         self.gguf.info("output.weight").is_some()
     }
+}
+
+/// The template of `tokenizer.chat_template`, if the file has that key.
+fn template(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<Template>> {
+    let Some(source) = gguf.str("tokenizer.chat_template")? else { return Ok(None) };
+    let text = |id: Option<u32>| id.map_or(Ok(String::new()), |id| tokenizer.piece(id).map(|t| t.into_owned()));
+    Template::new(source, &text(tokenizer.bos())?, &text(tokenizer.eos())?).map(Some)
 }
