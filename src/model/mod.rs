@@ -23,7 +23,6 @@ pub struct Model {
     gguf: Gguf,
     config: Config,
     tokenizer: Tokenizer,
-    template: Option<Template>,
 }
 
 impl Model {
@@ -40,8 +39,7 @@ impl Model {
     pub fn new(gguf: Gguf) -> Result<Arc<Self>> {
         let config = Config::read(&gguf)?;
         let tokenizer = vocab::tokenizer(&gguf, config.vocab)?;
-        let template = template(&gguf, &tokenizer)?;
-        Ok(Arc::new(Self { gguf, config, tokenizer, template }))
+        Ok(Arc::new(Self { gguf, config, tokenizer }))
     }
 
     pub fn config(&self) -> &Config {
@@ -61,9 +59,15 @@ impl Model {
         &self.tokenizer
     }
 
-    /// The file's chat template.
-    pub fn template(&self) -> Option<&Template> {
-        self.template.as_ref()
+    /// The file's chat template, compiled; `None` if it has none. A file whose template is broken can still be
+    /// used without it.
+    ///
+    /// # Errors
+    /// [`Error::Template`] if it does not compile.
+    pub fn template(&self) -> Result<Option<Template>> {
+        let Some(source) = self.gguf.str("tokenizer.chat_template")? else { return Ok(None) };
+        let text = |id: Option<u32>| id.map_or(Ok("".into()), |id| self.tokenizer.piece(id));
+        Template::new(source, &text(self.tokenizer.bos())?, &text(self.tokenizer.eos())?).map(Some)
     }
 
     /// A conversation as the model was trained to read it, up to where its answer starts.
@@ -71,7 +75,7 @@ impl Model {
     /// # Errors
     /// [`Error::Template`] if the file has no template, or it fails or exceeds its limits.
     pub fn render_chat(&self, messages: &[Message]) -> Result<String> {
-        match &self.template {
+        match self.template()? {
             Some(template) => template.render(messages, true),
             None => Err(Error::Template(format!("{} has none", self.path().display()))),
         }
@@ -81,11 +85,4 @@ impl Model {
     pub fn has_output(&self) -> bool {
         self.gguf.info("output.weight").is_some()
     }
-}
-
-/// The template of `tokenizer.chat_template`, if the file has that key.
-fn template(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<Template>> {
-    let Some(source) = gguf.str("tokenizer.chat_template")? else { return Ok(None) };
-    let text = |id: Option<u32>| id.map_or(Ok(String::new()), |id| tokenizer.piece(id).map(|t| t.into_owned()));
-    Template::new(source, &text(tokenizer.bos())?, &text(tokenizer.eos())?).map(Some)
 }
