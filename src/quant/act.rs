@@ -89,14 +89,24 @@ impl Acts {
 /// # Panics
 /// If the parts of `out` do not have the sizes that a row of `x.len()` activations asks for.
 pub fn quantize(x: &[f32], out: ActRowMut<'_>) {
+    quantize_row(x, out);
+}
+
+/// [`quantize`], always inlined, so that a caller's instruction set applies to it.
+#[inline(always)]
+pub(crate) fn quantize_row(x: &[f32], out: ActRowMut<'_>) {
     out.check(x.len());
     let ActRowMut { quants, scales, sums } = out;
     let blocks = x.as_chunks::<BLOCK>().0.iter().zip(quants.as_chunks_mut::<BLOCK>().0);
     for (((x, quants), scale), sum) in blocks.zip(scales).zip(sums) {
         let step = Step::new(x.iter().map(|v| v.to_bits() & MAGNITUDE).fold(0, u32::max));
         *scale = step.scale;
+        if step.inverse == 0.0 {
+            (*quants, *sum) = ([0; BLOCK], 0);
+            continue;
+        }
         for (q, v) in quants.iter_mut().zip(x) {
-            *q = if step.inverse == 0.0 { 0 } else { (v * step.inverse).round_ties_even().clamp(-127.0, 127.0) as i8 };
+            *q = (v * step.inverse).round_ties_even().clamp(-127.0, 127.0) as i8;
         }
         *sum = quants.iter().map(|q| i32::from(*q)).sum();
     }
@@ -104,18 +114,18 @@ pub fn quantize(x: &[f32], out: ActRowMut<'_>) {
 
 /// Masks the sign off the bits of an `f32`. What is left orders as an integer like the magnitudes do, with
 /// infinity above every number and NaN above infinity.
-pub(crate) const MAGNITUDE: u32 = 0x7fff_ffff;
+const MAGNITUDE: u32 = 0x7fff_ffff;
 
 /// The step of a block: its scale d, and 127/max|x|, or 0 where every quant is to be 0.
-pub(crate) struct Step {
-    pub(crate) scale: f32,
-    pub(crate) inverse: f32,
+struct Step {
+    scale: f32,
+    inverse: f32,
 }
 
 impl Step {
     /// The step of a block whose largest magnitude has the bits `largest`.
     #[inline(always)]
-    pub(crate) fn new(largest: u32) -> Self {
+    fn new(largest: u32) -> Self {
         let largest = f32::from_bits(largest);
         let inverse = 127.0 / largest;
         if !largest.is_finite() {
@@ -130,7 +140,7 @@ impl Step {
 
 impl ActRowMut<'_> {
     /// Panics unless the parts fit a row of `cols` activations.
-    pub(crate) fn check(&self, cols: usize) {
+    fn check(&self, cols: usize) {
         let blocks = cols / BLOCK;
         let fits = self.quants.len() == cols && self.scales.len() == blocks && self.sums.len() == blocks;
         assert!(fits && cols.is_multiple_of(BLOCK), "the output does not fit {cols} activations");

@@ -4,34 +4,52 @@ use super::float;
 use super::level::{Level, at_level};
 use super::scalar;
 use super::view::{Rows, Strided};
-use crate::quant::act::{ActRowMut, Acts};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
+use crate::quant::act::{self, ActRowMut, Acts};
 
 /// The kernels of one level.
 #[derive(Debug)]
 pub struct Kernels {
     level: Level,
-    /// Needs: `out` fits `x`; the level's features.
-    quantize: unsafe fn(&[f32], ActRowMut<'_>),
-    /// Needs: a quantized type; `w`, `x` and `y` fit each other; the level's features.
+    /// Needs: a quantized type; `w`, `x` and `y` that fit each other; the level's features.
     linear_int8: unsafe fn(&Rows<'_>, &Acts, &mut Strided<'_>, &mut Scratch),
 }
+
+/// A cache line of bytes, any of which are valid.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(super) struct Line(pub(super) [u8; 64]);
 
 /// Buffers that kernels use between calls; one for each thread. They grow to the largest weight met and stay.
 #[derive(Debug, Default)]
 pub struct Scratch {
     /// Dequantized rows of a weight.
     pub(super) rows: Vec<f32>,
+    /// A weight of fewer rows than a group, filled up, and its outputs.
+    pub(super) padded: Vec<u8>,
+    pub(super) outputs: Vec<f32>,
+    /// A group of weight rows, unpacked.
+    pub(super) tile: Vec<Line>,
+    /// Activations in the order in which tiles read them.
+    pub(super) panels: Vec<Line>,
 }
 
-static SCALAR: Kernels = Kernels { level: Level::Scalar, quantize: scalar::quantize, linear_int8: scalar::linear_int8 };
+static SCALAR: Kernels = Kernels { level: Level::Scalar, linear_int8: scalar::linear_int8 };
+#[cfg(target_arch = "x86_64")]
+static AVX2: Kernels = Kernels { level: Level::Avx2, linear_int8: avx2::linear_int8 };
+#[cfg(target_arch = "x86_64")]
+static AVX512: Kernels = Kernels { level: Level::Avx512, linear_int8: avx512::linear_int8 };
 
 impl Kernels {
     /// The kernels of `level`, or of the highest level of this machine if that is lower.
     pub fn at(level: Level) -> &'static Kernels {
         match level.min(Level::detect()) {
-            Level::Scalar => &SCALAR,
-            Level::Avx2 => &SCALAR,
-            Level::Avx512 => &SCALAR,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => &AVX512,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => &AVX2,
+            _ => &SCALAR,
         }
     }
 
@@ -42,11 +60,9 @@ impl Kernels {
     /// [`crate::quant::act::quantize`].
     ///
     /// # Panics
-    /// As the function above.
+    /// If the parts of `out` do not have the sizes that a row of `x.len()` activations asks for.
     pub fn quantize(&self, x: &[f32], out: ActRowMut<'_>) {
-        out.check(x.len());
-        // SAFETY: the sizes were checked above, and `at` gives no table that this machine has no features for.
-        unsafe { (self.quantize)(x, out) }
+        at_level(self.level, || act::quantize_row(x, out));
     }
 
     /// y\[i\]\[r\] = the Int8 dot of row r of `w` and row i of `x`, as [`crate::quant::dot_int8`].

@@ -3,11 +3,7 @@
 use super::kernels::Scratch;
 use super::view::{Rows, Strided};
 use crate::quant;
-use crate::quant::act::{ActRowMut, Acts};
-
-pub(super) fn quantize(x: &[f32], out: ActRowMut<'_>) {
-    quant::act::quantize(x, out);
-}
+use crate::quant::act::Acts;
 
 pub(super) fn linear_int8(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, _: &mut Scratch) {
     for i in 0..x.rows() {

@@ -80,6 +80,7 @@ impl<'a> Strided<'a> {
     }
 
     /// The distance of two rows, in values.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn ld(&self) -> usize {
         self.ld
     }
