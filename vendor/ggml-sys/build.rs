@@ -36,7 +36,8 @@ fn sources() -> PathBuf {
     }
     let cargo = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cargo")));
     let registries = cargo.and_then(|home| fs::read_dir(home.join("registry/src")).ok());
-    let packages = registries.into_iter().flatten().flatten().map(|dir| dir.path().join(PACKAGE).join("llama.cpp/ggml"));
+    let packages =
+        registries.into_iter().flatten().flatten().map(|dir| dir.path().join(PACKAGE).join("llama.cpp/ggml"));
     let found = packages.into_iter().find(|dir| dir.join("src/ggml.c").is_file());
     found.unwrap_or_else(|| {
         panic!("{PACKAGE} is not unpacked: run `cargo fetch`, or set GGML_SRC_DIR to a folder with ggml's include/ and src/")

@@ -146,7 +146,8 @@ pub fn quantize(id: u32, values: &[f32]) -> Result<Vec<u8>, Error> {
     let mut blocks = Blocks::zeroed(bytes);
     let dst = blocks.words.as_mut_ptr().cast();
     // SAFETY: the type has an encoder; values is one row of whole blocks; dst is aligned and has room for it.
-    let written = unsafe { c::ggml_quantize_chunk(id, values.as_ptr(), dst, 0, 1, values.len() as i64, std::ptr::null()) };
+    let written =
+        unsafe { c::ggml_quantize_chunk(id, values.as_ptr(), dst, 0, 1, values.len() as i64, std::ptr::null()) };
     assert_eq!(written, bytes, "ggml wrote a row of another size");
     Ok(blocks.to_vec())
 }
