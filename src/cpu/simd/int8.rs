@@ -19,6 +19,12 @@ const SMALL_PANEL: usize = 4;
 /// Bytes of packed activations that stay in the second-level cache while all weights pass by.
 const PANELS_BYTES: usize = 512 << 10;
 
+/// How far ahead weights are asked for at least.
+const AHEAD_BYTES: usize = 8 << 10;
+
+/// The largest group of which the first-level cache can hold this one and the next.
+const NEAR_BYTES: usize = 10 << 10;
+
 /// Bytes of an activation row's share of a panel block: its quants, scale, and offset.
 const PANEL_ROW: usize = BLOCK + 4 + 4;
 
@@ -144,6 +150,27 @@ unsafe fn load_signed<I: Isa>(p: *const u8, stride: usize) -> [I::Bytes; 2] {
     unsafe { [I::operand(I::load_rows(p, stride)), I::operand(I::load_rows(p.add(16), stride))] }
 }
 
+/// Asks for the share of block `b` of the weights that come after the group at `start`. A group is read along
+/// its rows, some lines of each, which no hardware prefetcher follows well; the next groups lie in memory one
+/// after the other and are asked for in that order. They go to the first-level cache where it holds both.
+///
+/// # Safety
+/// The machine has the features of `I`.
+#[inline(always)]
+unsafe fn prefetch<I: Isa, F: Format>(start: *const u8, stride: usize, b: usize) {
+    let group_bytes = I::LANES * stride;
+    let ahead = start.wrapping_add(group_bytes.max(AHEAD_BYTES) + b * I::LANES * F::BYTES);
+    for line in 0..(I::LANES * F::BYTES).div_ceil(64) {
+        // SAFETY: as the caller vouches.
+        unsafe {
+            match group_bytes <= NEAR_BYTES {
+                true => I::prefetch_near(ahead.wrapping_add(line * 64)),
+                false => I::prefetch_far(ahead.wrapping_add(line * 64)),
+            }
+        }
+    }
+}
+
 /// All rows of `w` times `M` activation rows, `w` read once.
 ///
 /// # Safety
@@ -160,10 +187,7 @@ pub(super) unsafe fn few<I: Isa, F: Format, const M: usize>(w: &Rows<'_>, x: [Ac
             let start = w.data.as_ptr().add(group * stride);
             let mut acc = [I::splat_f32(0.0); M];
             for b in 0..blocks {
-                // The next group, line by line: it starts where this one ends.
-                for line in 0..(I::LANES * F::BYTES).div_ceil(64) {
-                    I::prefetch(start.wrapping_add(I::LANES * (stride + b * F::BYTES) + line * 64));
-                }
+                prefetch::<I, F>(start, stride, b);
                 let p = start.add(b * F::BYTES);
                 let quants = load_quants::<I, F>(p, stride);
                 let [scale, minimum] = I::load_scales(p, stride);
@@ -281,6 +305,7 @@ pub(super) unsafe fn pack_weights<I: Isa, F: Format>(w: *const u8, stride: usize
         unsafe {
             let p = w.add(b * F::BYTES);
             let tile = tile.add(b * I::LANES * tile_row::<F>());
+            prefetch::<I, F>(w, stride, b);
             let quants = load_quants::<I, F>(p, stride);
             for half in 0..2 {
                 let quads = I::transpose([quants[0][half], quants[1][half], quants[2][half], quants[3][half]]);
