@@ -1,6 +1,6 @@
 //! Attention over a paged cache of keys and values.
 
-use super::ops;
+use super::{fits, ops};
 use super::simd::{Kernels, Rows, Scratch, Strided};
 use crate::backend::{CacheSpec, PageId};
 use crate::error::{Error, Result};
@@ -33,14 +33,18 @@ impl Cache {
         let row_bytes = spec.head_dim * spec.ty.block_bytes();
         let rows = [spec.layers, spec.pages, spec.kv_heads, spec.page_len];
         let bytes = rows.into_iter().try_fold(row_bytes, usize::checked_mul).filter(|b| *b <= isize::MAX as usize / 2);
-        let Some(bytes) = bytes else {
-            return Err(Error::argument("context", "the cache would not fit the address space"));
+        let Some(bytes) = bytes.filter(|b| fits::<u8>(2 * b)) else {
+            let reason = format!("no memory for the cache of {} tokens", spec.pages.saturating_mul(spec.page_len));
+            return Err(Error::argument("context", reason));
         };
         let store = || Store { bytes: vec![0; bytes] };
-        // A single row's scores never reallocate; a prompt's may.
-        let scores = || Vec::with_capacity(spec.pages * spec.page_len);
-        let rooms = (0..threads).map(|_| Mutex::new(Room { scores: scores(), ..Room::default() })).collect();
+        let rooms = (0..threads).map(|_| Mutex::new(Room::new(spec))).collect();
         Ok(Self { keys: store(), values: store(), spec: *spec, row_bytes, rooms })
+    }
+
+    /// Pages of all sequences together.
+    pub fn pages(&self) -> usize {
+        self.spec.pages
     }
 
     /// Where the rows of `kv_head` in `page` start, in bytes.
@@ -112,7 +116,6 @@ impl Cache {
 }
 
 /// What one thread works in.
-#[derive(Default)]
 struct Room {
     /// Query vectors `[vectors, head_dim]`.
     q: Vec<f32>,
@@ -122,6 +125,18 @@ struct Room {
     totals: Vec<f32>,
     /// A page of values.
     values: Vec<f32>,
+}
+
+impl Room {
+    /// Never reallocated for a single row; a prompt may ask for more.
+    fn new(spec: &CacheSpec) -> Self {
+        Self {
+            q: Vec::with_capacity(spec.head_dim),
+            scores: Vec::with_capacity(spec.pages * spec.page_len),
+            totals: Vec::with_capacity(1),
+            values: Vec::new(),
+        }
+    }
 }
 
 /// Rows of one sequence at successive positions, and the query heads that read one key/value head.

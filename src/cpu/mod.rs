@@ -15,8 +15,8 @@ pub mod simd;
 
 use crate::backend::{Backend, Batch, CacheSpec, Heads, Input, Linear, Owed, PageId, Precision, Rope, Term};
 use crate::error::{Error, Result};
-use crate::model::floats;
-use crate::tensor::Tensor;
+use crate::quant;
+use crate::tensor::{Tensor, TensorType};
 use attend::Task;
 use pool::Pool;
 use project::Prepared;
@@ -166,10 +166,26 @@ impl Cpu {
         })
     }
 
+    /// Gives every thread what a decode step of a weight of `cols` inputs, or of a term of `rank`, works in; which
+    /// thread meets which is then left to chance, and none allocates.
+    fn reserve(&self, ty: TensorType, cols: usize, rank: usize) {
+        for workspace in &self.workspaces {
+            let Workspace { kernels, row } = &mut *lock(workspace);
+            kernels.reserve(ty, cols);
+            row.reserve(rank);
+        }
+    }
+
     /// Parallel regions run so far.
     pub fn regions(&self) -> u64 {
         self.pool.regions()
     }
+}
+
+/// Whether there is memory for `n` values, as far as the system says: an allocation that fails ends the process,
+/// and sizes come from files.
+fn fits<T>(n: usize) -> bool {
+    Vec::<T>::new().try_reserve_exact(n).is_ok()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -183,18 +199,24 @@ impl Linear for Cpu {
     type Delta = Delta;
 
     fn buf(&self, rows: usize, cols: usize) -> Result<Buf> {
-        Ok(Buf { data: vec![0.0; rows * cols], cols })
+        let values = rows.checked_mul(cols).filter(|n| fits::<f32>(*n));
+        let Some(values) = values else {
+            return Err(Error::argument("batch", format!("no memory for {rows} rows of {cols} values")));
+        };
+        Ok(Buf { data: vec![0.0; values], cols })
     }
 
     fn vector(&self, weight: &Tensor) -> Result<Vec<f32>> {
-        Ok(floats(weight))
+        Ok(quant::to_f32(weight))
     }
 
     fn fan(&self, weights: &[&Tensor]) -> Result<Fan> {
+        weights.iter().for_each(|w| self.reserve(w.ty, w.cols(), 0));
         Fan::new(weights, self.precision)
     }
 
     fn delta(&self, terms: &[Term<'_>]) -> Result<Delta> {
+        terms.iter().for_each(|t| self.reserve(t.a.ty, t.a.cols(), t.b.cols()));
         Ok(Delta::new(terms, self.precision))
     }
 
@@ -276,6 +298,8 @@ impl Backend for Cpu {
     }
 
     fn attend(&mut self, y: &mut Buf, q: &Buf, cache: &Cache, layer: usize, heads: &Heads) -> Result<()> {
+        // Tables grow with their sequences; after this without an allocation.
+        self.rows.pages.reserve(cache.pages().saturating_sub(self.rows.pages.len()));
         let (n, width, group) = (self.rows.len(), heads.heads * heads.head_dim, heads.heads / heads.kv_heads);
         let (rows, kernels, workspaces) = (&self.rows, self.kernels, &self.workspaces);
         let task = |thread, row: usize, count, kv_head| Task {

@@ -1,7 +1,7 @@
 //! Arithmetic between the weight products: norms, activation, rotation, softmax.
 //!
-//! Plain loops, compiled once for each instruction-set level. All sums go through 16 lanes and a fixed tree, and fuse only where `mul_add` says so: every level gives the
-//! same bits, whatever else is in the batch.
+//! Plain loops, compiled once for each instruction-set level. All sums go through 16 lanes and a fixed tree, and
+//! fuse only where `mul_add` says so: every level gives the same bits, whatever else is in the batch.
 
 use super::simd::multiversion;
 use crate::backend::RopeLayout;

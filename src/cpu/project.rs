@@ -5,7 +5,6 @@ use super::{Buf, Cpu, Rows, Workspace, lock, ops};
 use crate::backend::{Input, Owed, Precision, Term};
 use crate::error::{Error, Result};
 use crate::map::Bytes;
-use crate::model::floats;
 use crate::quant;
 use crate::quant::act::Acts;
 use crate::tensor::{Tensor, TensorType};
@@ -90,7 +89,7 @@ impl Delta {
 /// the bytes of f32 for a relative error of 2⁻¹²; other types keep their values exactly.
 fn transpose(b: &Tensor, precision: Precision) -> (Bytes, TensorType) {
     let (rank, n_out) = (b.dims[0], b.rows());
-    let values = floats(b);
+    let values = quant::to_f32(b);
     let ty = match (b.ty, precision) {
         (ty, Precision::Int8) if ty.is_quantized() => TensorType::F16,
         (TensorType::F16 | TensorType::BF16, _) => b.ty,

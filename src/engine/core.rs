@@ -87,8 +87,9 @@ impl Plan {
 
 impl Core {
     pub fn new(stage: Box<dyn Stage>, pages: usize, limits: Limits) -> Self {
-        let pages = Pages::new(pages);
-        let (plan, logits) = (Plan::default(), Vec::new());
+        // Tables grow while sequences are decoded, which allocates nothing.
+        let plan = Plan { pages: Vec::with_capacity(pages), ..Plan::default() };
+        let (pages, logits) = (Pages::new(pages), Vec::new());
         Self { stage, pages, sequences: Vec::new(), adapters: Vec::new(), plan, logits, limits }
     }
 

@@ -3,7 +3,8 @@
 use crate::backend::{Heads, Rope, RopeLayout};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
-use crate::tensor::{Tensor, TensorType};
+use crate::quant;
+use crate::tensor::TensorType;
 
 /// What sets one architecture apart from another.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,6 +38,7 @@ pub struct Config {
 /// Limits on counts that a file states; far above any model known, far below what could exhaust memory.
 const MAX_LAYERS: usize = 4096;
 const MAX_HEADS: usize = 4096;
+const MAX_HEAD_DIM: usize = 1 << 16;
 const MAX_WIDTH: usize = 1 << 24;
 const MAX_CONTEXT: usize = 1 << 28;
 
@@ -132,12 +134,12 @@ fn read_heads(keys: &Keys<'_>, embed: usize) -> Result<Heads> {
     if !heads.is_multiple_of(kv_heads) {
         return keys.fail("attention.head_count_kv", format!("{kv_heads} does not divide {heads} heads"));
     }
-    let head_dim = match keys.optional("attention.key_length", MAX_WIDTH)? {
+    let head_dim = match keys.optional("attention.key_length", MAX_HEAD_DIM)? {
         Some(dim) => dim,
         None if embed.is_multiple_of(heads) => embed / heads,
         None => return keys.fail("attention.head_count", format!("{heads} does not divide width {embed}")),
     };
-    if keys.optional("attention.value_length", MAX_WIDTH)?.is_some_and(|v| v != head_dim) {
+    if keys.optional("attention.value_length", MAX_HEAD_DIM)?.is_some_and(|v| v != head_dim) {
         let what = "attention.value_length that differs from the key length";
         return Err(Error::unsupported(keys.gguf.path(), what));
     }
@@ -145,7 +147,7 @@ fn read_heads(keys: &Keys<'_>, embed: usize) -> Result<Heads> {
 }
 
 fn read_rope(keys: &Keys<'_>, heads: &Heads, layout: RopeLayout) -> Result<Rope> {
-    let rotated = keys.optional("rope.dimension_count", MAX_WIDTH)?.unwrap_or(heads.head_dim);
+    let rotated = keys.optional("rope.dimension_count", MAX_HEAD_DIM)?.unwrap_or(heads.head_dim);
     if rotated > heads.head_dim || !rotated.is_multiple_of(2) {
         return keys.fail("rope.dimension_count", format!("{rotated} of {} head values", heads.head_dim));
     }
@@ -173,17 +175,9 @@ fn read_rope_factors(keys: &Keys<'_>, pairs: usize) -> Result<Option<Vec<f32>>> 
         let what = format!("rope_freqs.weight: {} {:?}, f32 [{pairs}] expected", tensor.ty, tensor.dims);
         return Err(Error::malformed(path, what));
     }
-    let factors = floats(&tensor);
+    let factors = quant::to_f32(&tensor);
     if factors.iter().any(|f| !f.is_finite() || *f <= 0.0) {
         return Err(Error::malformed(path, "rope_freqs.weight: a factor is not a positive number"));
     }
     Ok(Some(factors))
-}
-
-/// The values of a tensor of any type, in f32.
-pub(crate) fn floats(tensor: &Tensor) -> Vec<f32> {
-    let mut values = vec![0.0; tensor.cols() * tensor.rows()];
-    let rows = values.chunks_exact_mut(tensor.cols()).zip(tensor.data.chunks_exact(tensor.row_bytes()));
-    rows.for_each(|(out, row)| crate::quant::dequantize(tensor.ty, row, out));
-    values
 }

@@ -9,8 +9,6 @@ pub use config::{ARCHITECTURES, Architecture, Config};
 pub use forward::{Forward, Stage, StageSpec};
 pub use load::{FanKind, Layer, Site, Weights};
 
-pub(crate) use config::floats;
-
 use crate::chat::{Message, Template};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;

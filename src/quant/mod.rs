@@ -18,7 +18,7 @@ mod q4_0;
 mod q4_1;
 mod q8_0;
 
-use crate::tensor::TensorType;
+use crate::tensor::{Tensor, TensorType};
 use act::ActRow;
 
 /// Values in a block of every quantized type.
@@ -44,6 +44,14 @@ pub(crate) fn dequantize_row(ty: TensorType, src: &[u8], dst: &mut [f32]) {
         TensorType::Q4_1 => q4_1::dequantize(src, dst),
         TensorType::Q8_0 => q8_0::dequantize(src, dst),
     }
+}
+
+/// The values of a tensor of any type.
+pub fn to_f32(tensor: &Tensor) -> Vec<f32> {
+    let mut values = vec![0.0; tensor.cols() * tensor.rows()];
+    let rows = values.chunks_exact_mut(tensor.cols()).zip(tensor.data.chunks_exact(tensor.row_bytes()));
+    rows.for_each(|(out, row)| dequantize(tensor.ty, row, out));
+    values
 }
 
 /// Encodes `f32` values as type `ty`, with the bits of ggml's reference encoder for finite values.

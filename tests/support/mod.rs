@@ -3,6 +3,7 @@
 // Each test program compiles all of this and uses a part.
 #![allow(dead_code)]
 
+pub mod alloc;
 pub mod gguf_fixture;
 pub mod hostile;
 

@@ -9,7 +9,7 @@ use crate::quant::float::{LANES, accumulate, reduce};
 const EXPAND: usize = 64;
 
 /// Weight rows whose dots are computed side by side, so that their sums do not wait for each other.
-const SIDE: usize = 4;
+pub(super) const SIDE: usize = 4;
 
 multiversion! {
     /// y\[i\]\[r\] = the Float dot of row r of `w` and row i of `x`; `rows` is room for dequantized rows.

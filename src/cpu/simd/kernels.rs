@@ -8,6 +8,7 @@ use super::view::{Rows, Strided};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::quant::act::{self, ActRowMut, Acts};
+use crate::tensor::TensorType;
 
 /// The kernels of one level.
 #[derive(Debug)]
@@ -16,6 +17,9 @@ pub struct Kernels {
     /// Needs: a quantized type; `w`, `x` and `y` that fit each other; the level's features.
     linear_int8: unsafe fn(&Rows<'_>, &Acts, &mut Strided<'_>, &mut Scratch),
 }
+
+/// Rows in a group of the widest level.
+const MAX_LANES: usize = 16;
 
 /// A cache line of bytes, any of which are valid.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +38,21 @@ pub struct Scratch {
     pub(super) tile: Vec<Line>,
     /// Activations in the order in which tiles read them.
     pub(super) panels: Vec<Line>,
+}
+
+impl Scratch {
+    /// Makes room for weights of type `ty` with `cols` columns against one row of activations: the kernels then
+    /// allocate nothing.
+    pub fn reserve(&mut self, ty: TensorType, cols: usize) {
+        fn grow<T>(values: &mut Vec<T>, capacity: usize) {
+            values.reserve(capacity.saturating_sub(values.len()));
+        }
+        grow(&mut self.rows, float::SIDE * cols);
+        if let Some(row_bytes) = ty.row_bytes(cols).filter(|_| ty.is_quantized()) {
+            grow(&mut self.padded, MAX_LANES * row_bytes);
+            grow(&mut self.outputs, MAX_LANES);
+        }
+    }
 }
 
 static SCALAR: Kernels = Kernels { level: Level::Scalar, linear_int8: scalar::linear_int8 };

@@ -1,0 +1,124 @@
+//! Damaged model and adapter files, taken as far as they go: to a forward pass and a decode step. Each gives an
+//! error or a result; none panics, hangs, or asks for a memory its size does not explain.
+
+mod support;
+
+use cotvalve::backend::Precision;
+use cotvalve::engine::{Engine, EngineOptions, Valve};
+use cotvalve::error::Result;
+use cotvalve::gguf::Gguf;
+use cotvalve::map::Bytes;
+use cotvalve::model::Model;
+use cotvalve::sampler::Sampling;
+use cotvalve::tensor::TensorType;
+use cotvalve::valve::{Adapter, Dial, Scope};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use support::alloc::Counting;
+use support::gguf_fixture::{tiny_adapter, tiny_llama};
+use support::hostile::{byte_flips, every_truncation};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting::new();
+
+/// The files have some 200 KB; nothing they say is worth more than this.
+const LARGEST_REQUEST: usize = 64 << 20;
+/// A case takes about a millisecond; one that takes this long is stuck.
+const LONGEST_CASE: Duration = Duration::from_secs(20);
+
+const TARGETS: [&str; 4] =
+    ["blk.0.attn_q.weight", "blk.1.attn_k.weight", "blk.0.ffn_up.weight", "blk.1.ffn_down.weight"];
+
+fn options() -> EngineOptions {
+    let precision = Precision::Int8;
+    EngineOptions { threads: 1, context: 64, batch: 16, precision, ..EngineOptions::default() }
+}
+
+fn parse(bytes: Bytes) -> Result<Gguf> {
+    Gguf::parse(Path::new("hostile.gguf"), bytes)
+}
+
+/// A prompt of five tokens, one token drawn, one more decode step.
+fn think(engine: &Engine, valve: Option<&Valve>) -> Result<()> {
+    let model = engine.model();
+    let vocab = model.config().vocab as u32;
+    let mut session = engine.session();
+    if let Some(valve) = valve {
+        session.set(valve, Dial::constant(1.0)?, Scope::All);
+    }
+    session.prompt(&[1, 2, 3, 4, 5].map(|id| id % vocab))?;
+    for event in session.generate(&Sampling::default(), 1)? {
+        event?;
+    }
+    session.extend(&[0])
+}
+
+/// Runs a damaged model as far as it goes; counts those that think.
+fn use_model(bytes: Bytes, sound: &AtomicUsize) -> Result<()> {
+    let start = Instant::now();
+    let result = parse(bytes).and_then(Model::new).and_then(|model| {
+        let tokenizer = model.tokenizer();
+        let _ = tokenizer.encode("and the thing\n\n<|im_end|> 123 ἄλφα", true, true);
+        let engine = Engine::new(model, &options())?;
+        think(&engine, None)
+    });
+    sound.fetch_add(usize::from(result.is_ok()), Ordering::Relaxed);
+    check_cost(start);
+    result
+}
+
+fn use_adapter(model: &Arc<Model>, bytes: Bytes, sound: &AtomicUsize) -> Result<()> {
+    let start = Instant::now();
+    let adapter = parse(bytes).and_then(|gguf| Adapter::read(&gguf, model.config(), model.has_output()));
+    let result = adapter.and_then(|adapter| {
+        let engine = Engine::new(model.clone(), &options())?;
+        let valve = engine.attach_adapter(adapter)?;
+        think(&engine, Some(&valve))
+    });
+    sound.fetch_add(usize::from(result.is_ok()), Ordering::Relaxed);
+    check_cost(start);
+    result
+}
+
+fn check_cost(start: Instant) {
+    assert!(start.elapsed() < LONGEST_CASE, "the case took {:?}", start.elapsed());
+    assert!(ALLOCATOR.largest() < LARGEST_REQUEST, "{} bytes were asked for at once", ALLOCATOR.largest());
+}
+
+fn clean_model() -> Arc<Model> {
+    Model::new(parse(Bytes::from(tiny_llama(21, TensorType::BF16))).unwrap()).unwrap()
+}
+
+#[test]
+fn every_truncation_of_a_model_gives_an_error() {
+    let sound = AtomicUsize::new(0);
+    let outcome = every_truncation(tiny_llama(21, TensorType::BF16), |bytes| use_model(bytes, &sound));
+    assert!(outcome.cases > 100_000 && outcome.refused == outcome.cases, "{outcome:?}");
+}
+
+#[test]
+fn every_truncation_of_an_adapter_gives_an_error() {
+    let (model, sound) = (clean_model(), AtomicUsize::new(0));
+    let file = tiny_adapter(22, 4, TensorType::F16, &TARGETS);
+    let outcome = every_truncation(file, |bytes| use_adapter(&model, bytes, &sound));
+    assert!(outcome.cases > 4_000 && outcome.refused == outcome.cases, "{outcome:?}");
+}
+
+#[test]
+fn ten_thousand_damaged_models_give_an_error_or_think() {
+    let sound = AtomicUsize::new(0);
+    let outcome = byte_flips(&tiny_llama(21, TensorType::BF16), 0x5eed, 10_000, |bytes| use_model(bytes, &sound));
+    println!("{outcome:?}, {} think", sound.load(Ordering::Relaxed));
+    assert!(sound.into_inner() > 1_000, "hardly a model got as far as thinking: {outcome:?}");
+}
+
+#[test]
+fn ten_thousand_damaged_adapters_give_an_error_or_think() {
+    let (model, sound) = (clean_model(), AtomicUsize::new(0));
+    let file = tiny_adapter(22, 4, TensorType::F16, &TARGETS);
+    let outcome = byte_flips(&file, 0xada9, 10_000, |bytes| use_adapter(&model, bytes, &sound));
+    println!("{outcome:?}, {} think", sound.load(Ordering::Relaxed));
+    assert!(sound.into_inner() > 1_000, "hardly an adapter got as far as thinking: {outcome:?}");
+}
