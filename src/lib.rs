@@ -1,5 +1,6 @@
 //! cotvalve: a GGUF inference engine whose low-rank *valve* sets how long a model thinks.
 
+pub mod chat;
 pub mod error;
 pub mod gguf;
 pub mod map;
