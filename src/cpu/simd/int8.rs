@@ -210,8 +210,8 @@ pub(super) unsafe fn few<I: Isa, F: Format, const M: usize>(w: &Rows<'_>, x: [Ac
                     }
                 }
             }
-            for i in 0..M {
-                I::store_f32(y.add(i * ld + group), acc[i]);
+            for (i, acc) in acc.iter().enumerate() {
+                I::store_f32(y.add(i * ld + group), *acc);
             }
         }
     }
@@ -307,11 +307,11 @@ pub(super) unsafe fn pack_weights<I: Isa, F: Format>(w: *const u8, stride: usize
             let tile = tile.add(b * I::LANES * tile_row::<F>());
             prefetch::<I, F>(w, stride, b);
             let quants = load_quants::<I, F>(p, stride);
-            for half in 0..2 {
-                let quads = I::transpose([quants[0][half], quants[1][half], quants[2][half], quants[3][half]]);
-                for k in 0..4 {
-                    I::store(tile.add((4 * half + k) * 4 * I::LANES), quads[k]);
-                }
+            let low = I::transpose([quants[0][0], quants[1][0], quants[2][0], quants[3][0]]);
+            let high = I::transpose([quants[0][1], quants[1][1], quants[2][1], quants[3][1]]);
+            for (k, (low, high)) in low.into_iter().zip(high).enumerate() {
+                I::store(tile.add(k * 4 * I::LANES), low);
+                I::store(tile.add((k + 4) * 4 * I::LANES), high);
             }
             let [scale, minimum] = I::load_scales(p, stride);
             let scales = tile.add(BLOCK * I::LANES).cast::<f32>();
@@ -353,8 +353,8 @@ pub(super) unsafe fn tile<I: Isa, F: Format, const R: usize>(
             }
             for k in 0..8 {
                 let w = I::load(tile.add(k * 4 * I::LANES));
-                for r in 0..R {
-                    sums[r] = I::dot_quad::<F>(sums[r], w, I::splat_4(panel.add((k * R + r) * 4).cast()));
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    *sum = I::dot_quad::<F>(*sum, w, I::splat_4(panel.add((k * R + r) * 4).cast()));
                 }
             }
             let scales = tile.add(BLOCK * I::LANES).cast::<f32>();
@@ -367,9 +367,9 @@ pub(super) unsafe fn tile<I: Isa, F: Format, const R: usize>(
                 }
             }
         }
-        for r in 0..R {
+        for (r, acc) in acc.iter().enumerate() {
             if r < out.rows {
-                I::store_f32(out.start.add(r * out.ld), acc[r]);
+                I::store_f32(out.start.add(r * out.ld), *acc);
             }
         }
     }
