@@ -240,7 +240,7 @@ pub(super) unsafe fn few<I: Isa, F: Format, const M: usize>(w: &Rows<'_>, x: [Ac
 unsafe fn many<I: Isa, F: Format>(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, buffers: &mut Buffers) {
     let (stride, blocks, ld) = (w.row_bytes(), w.cols / BLOCK, y.ld());
     let row_bytes = blocks * PANEL_ROW;
-    let chunk = (PANELS_BYTES / row_bytes).next_multiple_of(PANEL);
+    let chunk = (PANELS_BYTES / row_bytes).max(1).next_multiple_of(PANEL);
     let tile = bytes_of(&mut buffers.tile, blocks * I::LANES * tile_row::<F>()).as_mut_ptr();
     for first in (0..x.rows()).step_by(chunk) {
         let rows = chunk.min(x.rows() - first);
