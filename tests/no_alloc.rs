@@ -103,13 +103,9 @@ fn first_allocation(setup: &Setup) -> Option<(usize, usize)> {
 fn decoding_allocates_nothing() {
     let mut steps = 0;
     for ty in [TensorType::Q4_1, TensorType::F16] {
-        for (threads, valve, greedy, prompt) in [
-            (1, false, true, 5),
-            (1, true, false, 60),
-            (2, false, false, 5),
-            (2, true, true, 60),
-            (2, true, false, 1),
-        ] {
+        for (threads, valve, greedy, prompt) in
+            [(1, false, true, 5), (1, true, false, 60), (2, false, false, 5), (2, true, true, 60), (2, true, false, 1)]
+        {
             let setup = Setup { ty, threads, valve, greedy, prompt };
             assert_eq!(first_allocation(&setup), None, "{setup:?}: (step, requests)");
             steps += CONTEXT - prompt as usize;

@@ -1,8 +1,6 @@
 //! Token for token with llama.cpp on the vocabulary of a real SmolLM2 file, named by `COTVALVE_TEST_MODEL`.
 
-mod common;
-
-use common::metadata::Metadata;
+use cotvalve::gguf::Gguf;
 use cotvalve::tokenizer::{Decoder, Tokenizer, Vocab};
 use serde::Deserialize;
 use std::time::Instant;
@@ -18,25 +16,25 @@ fn lines<T: for<'de> Deserialize<'de>>(text: &str) -> Vec<T> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn metadata() -> Option<Metadata> {
+fn model() -> Option<Gguf> {
     let Some(path) = std::env::var_os("COTVALVE_TEST_MODEL") else {
         println!("skipped: COTVALVE_TEST_MODEL names no model");
         return None;
     };
-    Some(Metadata::read(path.as_ref()))
+    Some(Gguf::open(path.as_ref()).unwrap())
 }
 
-fn tokenizer(file: &Metadata) -> Tokenizer {
-    let tokens = file.strings("tokenizer.ggml.tokens");
-    let merges = file.strings("tokenizer.ggml.merges");
+fn tokenizer(file: &Gguf) -> Tokenizer {
+    let tokens: Vec<&str> = file.strings("tokenizer.ggml.tokens").unwrap().unwrap().iter().collect();
+    let merges: Vec<&str> = file.strings("tokenizer.ggml.merges").unwrap().unwrap().iter().collect();
     let vocab = Vocab {
-        model: file.string("tokenizer.ggml.model"),
-        pre: file.string("tokenizer.ggml.pre"),
+        model: file.str("tokenizer.ggml.model").unwrap().unwrap(),
+        pre: file.str("tokenizer.ggml.pre").unwrap().unwrap(),
         tokens: &tokens,
-        token_types: &file.integers("tokenizer.ggml.token_type"),
+        token_types: &file.i32s("tokenizer.ggml.token_type").unwrap().unwrap(),
         merges: &merges,
-        bos: Some(file.integers("tokenizer.ggml.bos_token_id")[0] as u32),
-        eos: Some(file.integers("tokenizer.ggml.eos_token_id")[0] as u32),
+        bos: file.u32("tokenizer.ggml.bos_token_id").unwrap(),
+        eos: file.u32("tokenizer.ggml.eos_token_id").unwrap(),
         ..Vocab::default()
     };
     let start = Instant::now();
@@ -47,7 +45,7 @@ fn tokenizer(file: &Metadata) -> Tokenizer {
 
 #[test]
 fn ids_equal_llama_cpp() {
-    let Some(file) = metadata() else { return };
+    let Some(file) = model() else { return };
     let tokenizer = tokenizer(&file);
     let texts: Vec<String> = lines(include_str!("data/tokenizer/lines.jsonl"));
     let expected: Vec<Ids> = lines(include_str!("data/tokenizer/smollm2-ids.jsonl"));
@@ -62,7 +60,7 @@ fn ids_equal_llama_cpp() {
 
 #[test]
 fn ends_equal_llama_cpp() {
-    let Some(file) = metadata() else { return };
+    let Some(file) = model() else { return };
     let tokenizer = tokenizer(&file);
     let ends: Vec<u32> = (0..tokenizer.vocab_size() as u32).filter(|id| tokenizer.is_end(*id)).collect();
     assert_eq!(ends, [0, 2, 4], "<|endoftext|>, <|im_end|>, <reponame>");
@@ -71,7 +69,7 @@ fn ends_equal_llama_cpp() {
 /// Text comes back whole but for the bytes this vocabulary has no token for.
 #[test]
 fn texts_come_back() {
-    let Some(file) = metadata() else { return };
+    let Some(file) = model() else { return };
     let tokenizer = tokenizer(&file);
     let mut whole = 0;
     for text in lines::<String>(include_str!("data/tokenizer/lines.jsonl")) {

@@ -30,8 +30,10 @@ impl BenchServe {
                 Some(("tg", n)) if n > 0 => super::print(&format!("{}\n", decode(&mut session, vocab, n)?))?,
                 _ if line.trim() == "quit" => break,
                 _ => {
-                    let reason = format!("{line:?} is not pp N, tg N or quit");
-                    return Err(Error::Argument { name: "request", reason });
+                    return Err(Error::Argument {
+                        name: "request",
+                        reason: format!("{line:?} is not pp N, tg N or quit"),
+                    });
                 }
             }
         }

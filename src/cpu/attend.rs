@@ -1,7 +1,7 @@
 //! Attention over a paged cache of keys and values.
 
-use super::{fits, ops};
 use super::simd::{Kernels, Rows, Scratch, Strided};
+use super::{fits, ops};
 use crate::backend::{CacheSpec, PageId};
 use crate::error::{Error, Result};
 use crate::quant::dequantize;

@@ -149,10 +149,14 @@ impl Cpu {
     /// # Errors
     /// [`Error::Argument`] for zero threads or an unknown level; [`Error::Device`] if threads cannot start.
     pub fn new(threads: usize, precision: Precision) -> Result<Self> {
+        Self::at_level(threads, precision, Level::from_env()?)
+    }
+
+    /// The same at `level`, or at the machine's if that is lower. Every level gives the same bits.
+    pub fn at_level(threads: usize, precision: Precision, level: Level) -> Result<Self> {
         if threads == 0 {
             return Err(Error::argument("threads", "at least one is needed"));
         }
-        let level = Level::from_env()?;
         let pool = Pool::new(threads).map_err(|e| Error::Device { device: "cpu".into(), what: e.to_string() })?;
         let workspaces = (0..threads).map(|_| Mutex::default()).collect();
         Ok(Self {

@@ -17,7 +17,7 @@ pub struct StageSpec {
     pub outputs: usize,
     /// Pages of the key/value cache.
     pub pages: usize,
-    /// Positions that a page holds.
+    /// Positions a page holds.
     pub page_len: usize,
     /// Type of keys and values: F32 or F16.
     pub kv_type: TensorType,

@@ -6,6 +6,8 @@
 pub mod alloc;
 pub mod gguf_fixture;
 pub mod hostile;
+pub mod reference;
+pub mod stage;
 
 /// Pseudorandom numbers that are the same on every machine (SplitMix64).
 #[derive(Clone)]

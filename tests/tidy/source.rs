@@ -121,9 +121,9 @@ fn is_name(c: char) -> bool {
 /// Where `word` stands in `text` with no letter, digit or underscore beside it.
 pub fn words<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
     let part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
-    text.match_indices(word).map(|(at, _)| at).filter(move |at| {
-        !part(text[..*at].chars().next_back()) && !part(text[at + word.len()..].chars().next())
-    })
+    text.match_indices(word)
+        .map(|(at, _)| at)
+        .filter(move |at| !part(text[..*at].chars().next_back()) && !part(text[at + word.len()..].chars().next()))
 }
 
 /// Where the brace that opens at `open` closes; the last byte if it does not.

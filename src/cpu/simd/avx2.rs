@@ -13,7 +13,7 @@ use std::arch::x86_64::*;
 /// The machine has AVX2, FMA and F16C; type and shapes are checked.
 pub(super) unsafe fn linear_int8(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, scratch: &mut Scratch) {
     // SAFETY: as the caller vouches.
-    unsafe { int8::linear::<Avx2<false>>(w, x, y, scratch) }
+    unsafe { int8::linear::<Avx2<false>>(w, x, y, &mut scratch.int8) }
 }
 
 /// Vectors of 256 bits. With `VNNI` they also need AVX-512 VL and VNNI, and are not used by this level.

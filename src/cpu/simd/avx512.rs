@@ -14,7 +14,7 @@ use std::arch::x86_64::*;
 /// The machine has AVX-512 F, BW, DQ, VL and VNNI, and the AVX2 set; type and shapes are checked.
 pub(super) unsafe fn linear_int8(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, scratch: &mut Scratch) {
     // SAFETY: as the caller vouches.
-    unsafe { int8::linear::<Avx512>(w, x, y, scratch) }
+    unsafe { int8::linear::<Avx512>(w, x, y, &mut scratch.int8) }
 }
 
 struct Avx512;

@@ -18,39 +18,23 @@ pub struct Kernels {
     linear_int8: unsafe fn(&Rows<'_>, &Acts, &mut Strided<'_>, &mut Scratch),
 }
 
-/// Rows in a group of the widest level.
-const MAX_LANES: usize = 16;
-
-/// A cache line of bytes, any of which are valid.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-pub(super) struct Line(pub(super) [u8; 64]);
-
 /// Buffers that kernels use between calls; one for each thread. They grow to the largest weight met and stay.
 #[derive(Debug, Default)]
 pub struct Scratch {
     /// Dequantized rows of a weight.
     pub(super) rows: Vec<f32>,
-    /// A weight of fewer rows than a group, filled up, and its outputs.
-    pub(super) padded: Vec<u8>,
-    pub(super) outputs: Vec<f32>,
-    /// A group of weight rows, unpacked.
-    pub(super) tile: Vec<Line>,
-    /// Activations in the order in which tiles read them.
-    pub(super) panels: Vec<Line>,
+    #[cfg(target_arch = "x86_64")]
+    pub(super) int8: super::int8::Buffers,
 }
 
 impl Scratch {
     /// Makes room for weights of type `ty` with `cols` columns against one row of activations: the kernels then
     /// allocate nothing.
     pub fn reserve(&mut self, ty: TensorType, cols: usize) {
-        fn grow<T>(values: &mut Vec<T>, capacity: usize) {
-            values.reserve(capacity.saturating_sub(values.len()));
-        }
-        grow(&mut self.rows, float::SIDE * cols);
-        if let Some(row_bytes) = ty.row_bytes(cols).filter(|_| ty.is_quantized()) {
-            grow(&mut self.padded, MAX_LANES * row_bytes);
-            grow(&mut self.outputs, MAX_LANES);
+        self.rows.reserve(float::SIDE * cols);
+        #[cfg(target_arch = "x86_64")]
+        if ty.is_quantized() {
+            self.int8.reserve(ty.row_bytes(cols).unwrap_or(0));
         }
     }
 }
