@@ -86,3 +86,11 @@ fn texts_come_back() {
     }
     assert!(whole > 1800, "{whole} of 2,000 lines have a token for each byte");
 }
+
+/// The template that the chat tests render is the one of the file.
+#[test]
+fn chat_template_is_the_tested_one() {
+    let Some(file) = model() else { return };
+    let template = file.str("tokenizer.chat_template").unwrap();
+    assert_eq!(template, Some(include_str!("data/chat/smollm2.jinja")));
+}
