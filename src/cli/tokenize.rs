@@ -1,5 +1,7 @@
 //! `valve tokenize`: the token ids of a text.
 
+use super::options::DEFAULT_MODEL;
+use super::pull;
 use cotvalve::error::{Error, Result};
 use cotvalve::tokenizer::Tokenizer;
 use std::io::{self, Read, Write};
@@ -13,9 +15,9 @@ pub struct Tokenize {
     /// Reads the text from a file.
     #[arg(short, long, value_name = "FILE", conflicts_with = "text")]
     pub file: Option<PathBuf>,
-    /// The model: a GGUF file or the name of a known model.
-    #[arg(short, long, value_name = "MODEL")]
-    pub model: Option<String>,
+    /// Model file (GGUF); without it the default model is pulled once.
+    #[arg(short, long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
     /// Writes a JSON array of {"id", "piece"}.
     #[arg(long)]
     pub json: bool,
@@ -25,6 +27,17 @@ pub struct Tokenize {
 }
 
 impl Tokenize {
+    /// The file of the model that was asked for.
+    ///
+    /// # Errors
+    /// As [`pull::ensure`].
+    pub fn model_path(&self) -> Result<PathBuf> {
+        match &self.model {
+            Some(path) => Ok(path.clone()),
+            None => Ok(pull::ensure(DEFAULT_MODEL, false)?.path),
+        }
+    }
+
     /// Writes the tokens of the text to standard output.
     ///
     /// # Errors

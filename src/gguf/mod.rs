@@ -53,6 +53,13 @@ pub struct TensorInfo {
     pub data: Bytes,
 }
 
+impl TensorInfo {
+    /// Number of values: the product of the dimensions.
+    pub fn values(&self) -> usize {
+        self.dims.iter().product()
+    }
+}
+
 /// An opened GGUF file. Cheap to keep: metadata is in memory, tensors stay in the mapped file.
 #[derive(Debug)]
 pub struct Gguf {
