@@ -76,7 +76,7 @@ fn date(days: u64) -> (u64, u64, u64) {
     while days_before(year + 1) <= days {
         year += 1;
     }
-    let leap = u64::from(year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)));
+    let leap = days_before(year + 1) - days_before(year) - 365;
     let mut day = days - days_before(year);
     let mut month = 1;
     for length in [31, 28 + leap, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {

@@ -2,7 +2,7 @@
 //!
 //! A list that holds one list twice, which holds another twice, and so on, has few parts and takes exponential time
 //! and memory to write out. Such values are weighed, each part as often as it would be written, before a filter or
-//! method writes them.
+//! method writes them. What remains: an operator (`~`, `==`, `in`) on such a value is out of reach here.
 
 use minijinja::value::{Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};

@@ -140,7 +140,9 @@ fn huge_strings_are_never_made() {
         "{{ 'a' * 1000000000 }}".into(),
         "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}".into(),
         "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}".into(),
-        "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}{% endfor %}".into(),
+        "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}\
+         {% set ns.x = y %}{% endfor %}"
+            .into(),
         format!("{long}{{{{ range(100000) | join(x) }}}}"),
         format!("{long}{{{{ x.join(range(100000)) }}}}"),
         format!("{long}{{{{ x.replace('a', x) }}}}"),
