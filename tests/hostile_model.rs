@@ -9,6 +9,7 @@ use cotvalve::error::Result;
 use cotvalve::gguf::Gguf;
 use cotvalve::map::Bytes;
 use cotvalve::model::Model;
+use cotvalve::quant;
 use cotvalve::sampler::Sampling;
 use cotvalve::tensor::TensorType;
 use cotvalve::valve::{Adapter, Dial, Scope};
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use support::alloc::Counting;
-use support::gguf_fixture::{tiny_adapter, tiny_llama};
+use support::gguf_fixture::{TinyLlama, tiny_adapter, tiny_adapter_encoded, tiny_llama};
 use support::hostile::{byte_flips, every_truncation};
 
 #[global_allocator]
@@ -87,8 +88,20 @@ fn check_cost(start: Instant) {
     assert!(ALLOCATOR.largest() < LARGEST_REQUEST, "{} bytes were asked for at once", ALLOCATOR.largest());
 }
 
-fn clean_model() -> Arc<Model> {
-    Model::new(parse(Bytes::from(tiny_llama(21, TensorType::BF16))).unwrap()).unwrap()
+fn clean_model(file: Vec<u8>) -> Arc<Model> {
+    Model::new(parse(Bytes::from(file)).unwrap()).unwrap()
+}
+
+fn encoded(ty: TensorType, values: &[f32]) -> Vec<u8> {
+    let mut bytes = vec![0; ty.row_bytes(values.len()).unwrap()];
+    quant::encode(ty, values, &mut bytes);
+    bytes
+}
+
+/// A model with every part that is optional, quantized.
+fn quantized_model() -> Vec<u8> {
+    let ty = TensorType::Q4_1;
+    TinyLlama { seed: 23, ty, separate_output: true, rope_freqs: true, encode: &encoded }.bytes()
 }
 
 #[test]
@@ -100,7 +113,7 @@ fn every_truncation_of_a_model_gives_an_error() {
 
 #[test]
 fn every_truncation_of_an_adapter_gives_an_error() {
-    let (model, sound) = (clean_model(), AtomicUsize::new(0));
+    let (model, sound) = (clean_model(tiny_llama(21, TensorType::BF16)), AtomicUsize::new(0));
     let file = tiny_adapter(22, 4, TensorType::F16, &TARGETS);
     let outcome = every_truncation(file, |bytes| use_adapter(&model, bytes, &sound));
     assert!(outcome.cases > 4_000 && outcome.refused == outcome.cases, "{outcome:?}");
@@ -116,9 +129,24 @@ fn ten_thousand_damaged_models_give_an_error_or_think() {
 
 #[test]
 fn ten_thousand_damaged_adapters_give_an_error_or_think() {
-    let (model, sound) = (clean_model(), AtomicUsize::new(0));
+    let (model, sound) = (clean_model(tiny_llama(21, TensorType::BF16)), AtomicUsize::new(0));
     let file = tiny_adapter(22, 4, TensorType::F16, &TARGETS);
     let outcome = byte_flips(&file, 0xada9, 10_000, |bytes| use_adapter(&model, bytes, &sound));
+    println!("{outcome:?}, {} think", sound.load(Ordering::Relaxed));
+    assert!(sound.into_inner() > 1_000, "hardly an adapter got as far as thinking: {outcome:?}");
+}
+
+#[test]
+fn damaged_quantized_models_and_adapters_give_an_error_or_think() {
+    let sound = AtomicUsize::new(0);
+    let file = quantized_model();
+    let outcome = byte_flips(&file, 0x9417, 10_000, |bytes| use_model(bytes, &sound));
+    println!("{outcome:?}, {} think", sound.load(Ordering::Relaxed));
+    assert!(sound.swap(0, Ordering::Relaxed) > 1_000, "hardly a model got as far as thinking: {outcome:?}");
+    let model = clean_model(file);
+    let targets = ["output.weight", "blk.0.attn_output.weight", "blk.1.ffn_gate.weight"];
+    let file = tiny_adapter_encoded(24, 32, TensorType::Q8_0, &targets, &encoded);
+    let outcome = byte_flips(&file, 0x9418, 10_000, |bytes| use_adapter(&model, bytes, &sound));
     println!("{outcome:?}, {} think", sound.load(Ordering::Relaxed));
     assert!(sound.into_inner() > 1_000, "hardly an adapter got as far as thinking: {outcome:?}");
 }

@@ -158,8 +158,8 @@ public:
     /// Gives the context its thread pool, as llama-bench does; without one, ggml starts threads for every graph.
     void wake() { llama_attach_threadpool(ctx, pool, nullptr); }
 
-    /// The pool polls for about 0.1 s after a graph. Computing one token without it pauses it at once, so that a waiting
-    /// process leaves the cores alone.
+    /// The pool polls for about 0.1 s after a graph. Computing one token without it pauses it at once, so that a
+    /// waiting process leaves the cores alone.
     void park() {
         llama_detach_threadpool(ctx);
         const llama_token id = 0;

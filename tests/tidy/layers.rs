@@ -90,7 +90,9 @@ fn uses(source: &Source, module: &[&str]) -> Vec<(usize, String)> {
             (rest, steps) = (next, steps + 1);
         }
         if steps == module.len() + inline_depth(code, at) {
-            found.extend(first_names(rest).into_iter().map(|room| (at, room)));
+            // A file that is mounted by `#[path]` stands deeper than its place says: what is no room is its parent's.
+            let rooms = first_names(rest).into_iter().filter(|room| level(room).is_some());
+            found.extend(rooms.map(|room| (at, room)));
         }
     }
     found
