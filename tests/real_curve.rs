@@ -94,7 +94,9 @@ fn chains_shorten_as_the_valve_opens() {
         let variance = results.iter().map(|r| (r.0 as f64 - mean).powi(2)).sum::<f64>() / (n - 1.0);
         let accuracy = 100.0 * results.iter().filter(|r| r.1).count() as f64 / n;
         let [low, middle, high] = [0.1, 0.5, 0.9].map(|q| results[(q * (n - 1.0)) as usize].0);
-        println!("| {alpha} | {mean:.1} ({low} / {middle} / {high}) | {accuracy} % | {mean_there}, {accuracy_there} % |");
+        println!(
+            "| {alpha} | {mean:.1} ({low} / {middle} / {high}) | {accuracy} % | {mean_there}, {accuracy_there} % |"
+        );
         // Two independent samples of this spread differ by less than this 99.7 times in 100.
         let interval = 3.0 * (2.0 * variance / n).sqrt();
         assert!((mean - mean_there).abs() < interval, "α {alpha}: {mean} tokens, {mean_there} ± {interval}");

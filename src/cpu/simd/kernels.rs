@@ -1,6 +1,7 @@
 //! The table of kernels by level, and the checks that make its entries safe to call.
 
 use super::float;
+use super::half;
 use super::level::Level;
 use super::multiversion;
 use super::scalar;
@@ -8,6 +9,7 @@ use super::view::{Rows, Strided};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::quant::act::{self, ActRowMut, Acts};
+use crate::tensor::TensorType;
 
 /// The kernels of one level.
 #[derive(Debug)]
@@ -77,6 +79,28 @@ impl Kernels {
         assert!(x.len() == y.rows() * w.cols, "{} activations are not {} rows of {}", x.len(), y.rows(), w.cols);
         check_shapes(w, y.rows(), w.cols, y);
         float::linear(self.level, w, x, y, &mut scratch.rows);
+    }
+
+    /// The values of `src`, of type `ty`, in f32.
+    ///
+    /// # Panics
+    /// If the sizes do not fit.
+    pub fn widen(&self, ty: TensorType, src: &[u8], dst: &mut [f32]) {
+        match ty {
+            TensorType::F16 => half::widen(self.level, src, dst),
+            _ => crate::quant::dequantize(ty, src, dst),
+        }
+    }
+
+    /// Stores f32 values as `ty`: F16 rounds to nearest even.
+    ///
+    /// # Panics
+    /// If the sizes do not fit.
+    pub fn narrow(&self, ty: TensorType, src: &[f32], dst: &mut [u8]) {
+        match ty {
+            TensorType::F16 => half::narrow(self.level, src, dst),
+            _ => crate::quant::encode(ty, src, dst),
+        }
     }
 
     /// y\[o\] = fma(u\[j\], b\[j\]\[first + o\], y\[o\]) for j ascending: adds B·u, where `b` holds B transposed,
