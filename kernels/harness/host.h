@@ -102,6 +102,20 @@ struct Matvec {
 static const Matvec MATVEC_TABLE[] = {MATVEC_ENTRY(1, 1), MATVEC_ENTRY(1, 2), MATVEC_ENTRY(1, 4), MATVEC_ENTRY(2, 1),
                                    MATVEC_ENTRY(2, 2), MATVEC_ENTRY(4, 2), MATVEC_ENTRY(8, 2)};
 
+// The variant for a batch and a weight: enough rows a warp for the batch, and as many outputs a warp as still leave
+// WARPS_PER_SM warps for each multiprocessor. src/cuda picks by the same rule.
+constexpr int WARPS_PER_SM = 16;
+
+inline const Matvec& pick_matvec(int rows, int n_out, int multiprocessors) {
+    const Matvec* best = nullptr;
+    for (const Matvec& v : MATVEC_TABLE) {
+        if (v.rows < rows && v.rows != 8) continue;
+        if (best && best->rows < v.rows) break;
+        if (!best || n_out / v.outs >= WARPS_PER_SM * multiprocessors) best = &v;
+    }
+    return *best;
+}
+
 // Launches one variant. The parts' block counts follow from its outputs a warp.
 inline void launch_matvec(const Matvec& variant, WeightType type, MatvecArgs args, cudaStream_t stream = 0) {
     int blocks = args.shrink.rank;
