@@ -1,1 +1,16 @@
-fn main() {}
+//! The `valve` program.
+
+mod cli;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cli::Cli::parse_from(cli::arguments()).run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("valve: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

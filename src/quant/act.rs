@@ -2,6 +2,10 @@
 //!
 //! A block of 32 values x becomes `d = max|x| / 127` and `q = round(x · 127/max|x|)`, ties to even, so that
 //! x ≈ d·q with q in −127..=127. The value −128 never occurs: AVX2's `maddubs(|w|, sign(x, w))` relies on it.
+//!
+//! A block so small that 127/max|x| overflows (below 4e-37) becomes d = 0, q = 0, as a block of zeros does. A
+//! block with an infinity or a NaN becomes d = NaN, q = 0, so that every dot that reads it is NaN: a fault
+//! upstream shows, and is not rounded into a number.
 
 /// Values in an activation block.
 pub const BLOCK: usize = 32;
@@ -77,5 +81,116 @@ impl Acts {
         let scales = self.scales.chunks_exact_mut(blocks);
         let sums = self.sums.chunks_exact_mut(blocks);
         quants.zip(scales).zip(sums).map(|((quants, scales), sums)| ActRowMut { quants, scales, sums })
+    }
+}
+
+/// Quantizes a row of activations, as the head of this module defines it.
+///
+/// # Panics
+/// If the parts of `out` do not have the sizes that a row of `x.len()` activations asks for.
+pub fn quantize(x: &[f32], out: ActRowMut<'_>) {
+    quantize_row(x, out);
+}
+
+/// [`quantize`], always inlined, so that a caller's instruction set applies to it.
+#[inline(always)]
+pub(crate) fn quantize_row(x: &[f32], out: ActRowMut<'_>) {
+    out.check(x.len());
+    let ActRowMut { quants, scales, sums } = out;
+    let blocks = x.as_chunks::<BLOCK>().0.iter().zip(quants.as_chunks_mut::<BLOCK>().0);
+    for (((x, quants), scale), sum) in blocks.zip(scales).zip(sums) {
+        let step = Step::new(x.iter().map(|v| v.to_bits() & MAGNITUDE).fold(0, u32::max));
+        *scale = step.scale;
+        if step.inverse == 0.0 {
+            (*quants, *sum) = ([0; BLOCK], 0);
+            continue;
+        }
+        for (q, v) in quants.iter_mut().zip(x) {
+            *q = (v * step.inverse).round_ties_even().clamp(-127.0, 127.0) as i8;
+        }
+        *sum = quants.iter().map(|q| i32::from(*q)).sum();
+    }
+}
+
+/// Masks the sign off the bits of an `f32`. What is left orders as an integer like the magnitudes do, with
+/// infinity above every number and NaN above infinity.
+const MAGNITUDE: u32 = 0x7fff_ffff;
+
+/// The step of a block: its scale d, and 127/max|x|, or 0 where every quant is to be 0.
+struct Step {
+    scale: f32,
+    inverse: f32,
+}
+
+impl Step {
+    /// The step of a block whose largest magnitude has the bits `largest`.
+    #[inline(always)]
+    fn new(largest: u32) -> Self {
+        let largest = f32::from_bits(largest);
+        let inverse = 127.0 / largest;
+        if !largest.is_finite() {
+            Self { scale: f32::NAN, inverse: 0.0 }
+        } else if inverse.is_infinite() {
+            Self { scale: 0.0, inverse: 0.0 }
+        } else {
+            Self { scale: largest / 127.0, inverse }
+        }
+    }
+}
+
+impl ActRowMut<'_> {
+    /// Panics unless the parts fit a row of `cols` activations.
+    fn check(&self, cols: usize) {
+        let blocks = cols / BLOCK;
+        let fits = self.quants.len() == cols && self.scales.len() == blocks && self.sums.len() == blocks;
+        assert!(fits && cols.is_multiple_of(BLOCK), "the output does not fit {cols} activations");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn quantized(x: &[f32]) -> Acts {
+        let mut acts = Acts::new(1, x.len());
+        quantize(x, acts.rows_mut().next().unwrap());
+        acts
+    }
+
+    #[test]
+    fn ties_round_to_even_and_the_extremes_are_127() {
+        let mut x = [0.0; 32];
+        x[..6].copy_from_slice(&[-127.0, 127.0, 0.5, 1.5, -2.5, 3.49]);
+        let acts = quantized(&x);
+        assert_eq!(acts.row(0).quants[..6], [-127, 127, 0, 2, -2, 3]);
+        assert_eq!((acts.row(0).scales[0], acts.row(0).sums[0]), (1.0, 3));
+    }
+
+    #[test]
+    fn zeros_and_vanishing_values_give_a_scale_of_zero() {
+        for x in [0.0, -0.0, 1e-45, 3e-37] {
+            let acts = quantized(&[x; 32]);
+            assert_eq!((acts.row(0).scales[0].to_bits(), acts.row(0).quants[0], acts.row(0).sums[0]), (0, 0, 0));
+        }
+        assert_eq!(quantized(&[4e-37; 32]).row(0).quants, [127; 32]);
+    }
+
+    #[test]
+    fn a_block_that_is_not_finite_reads_as_nan_and_spoils_no_other() {
+        for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = [1.0; 64];
+            x[7] = bad;
+            let acts = quantized(&x);
+            let row = acts.row(0);
+            assert!(row.scales[0].is_nan() && row.quants[..32] == [0; 32] && row.sums[0] == 0);
+            assert!(row.scales[1] == 1.0 / 127.0 && row.quants[32..] == [127; 32] && row.sums[1] == 127 * 32);
+        }
+    }
+
+    #[test]
+    fn the_largest_numbers_do_not_overflow() {
+        let acts = quantized(&[f32::MAX; 32]);
+        assert_eq!(acts.row(0).quants, [127; 32]);
+        assert!(acts.row(0).scales[0].is_finite());
     }
 }

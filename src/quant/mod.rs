@@ -9,5 +9,131 @@
 //! * **Float**: the row is dequantized to `f32` and multiplied by `f32` activations; lane `l` of 16 sums
 //!   the values with index ≡ `l` (mod 16) by fused multiply-add in ascending order, and the lanes are added
 //!   by a fixed tree.
+//!
+//! The value of a NaN result is "a NaN": its sign and payload are not part of the truth.
 
 pub mod act;
+pub mod float;
+mod q4_0;
+mod q4_1;
+mod q8_0;
+
+use crate::tensor::TensorType;
+use act::ActRow;
+
+/// Values in a block of every quantized type.
+const BLOCK: usize = 32;
+
+/// Turns a row of weights into `f32`, one multiplication and at most one addition a value, never fused.
+///
+/// # Panics
+/// If `src` is not exactly `dst.len()` values of type `ty`.
+pub fn dequantize(ty: TensorType, src: &[u8], dst: &mut [f32]) {
+    check_row(ty, src.len(), dst.len());
+    dequantize_row(ty, src, dst);
+}
+
+/// [`dequantize`] without its check, always inlined, so that a caller's instruction set applies to it.
+#[inline(always)]
+pub(crate) fn dequantize_row(ty: TensorType, src: &[u8], dst: &mut [f32]) {
+    match ty {
+        TensorType::F32 => float::dequantize_f32(src, dst),
+        TensorType::F16 => float::dequantize_f16(src, dst),
+        TensorType::BF16 => float::dequantize_bf16(src, dst),
+        TensorType::Q4_0 => q4_0::dequantize(src, dst),
+        TensorType::Q4_1 => q4_1::dequantize(src, dst),
+        TensorType::Q8_0 => q8_0::dequantize(src, dst),
+    }
+}
+
+/// Encodes `f32` values as type `ty`, with the bits of ggml's reference encoder for finite values.
+/// Values that are not finite keep their kind in the float types and have no useful encoding in the others.
+///
+/// # Panics
+/// If `dst` is not exactly `src.len()` values of type `ty`.
+pub fn encode(ty: TensorType, src: &[f32], dst: &mut [u8]) {
+    check_row(ty, dst.len(), src.len());
+    match ty {
+        TensorType::F32 => float::encode_f32(src, dst),
+        TensorType::F16 => float::encode_f16(src, dst),
+        TensorType::BF16 => float::encode_bf16(src, dst),
+        TensorType::Q4_0 => q4_0::encode(src, dst),
+        TensorType::Q4_1 => q4_1::encode(src, dst),
+        TensorType::Q8_0 => q8_0::encode(src, dst),
+    }
+}
+
+/// The Int8 dot of a row of quantized weights and a row of quantized activations.
+///
+/// # Panics
+/// If `ty` is not a quantized type, or the two rows differ in length.
+pub fn dot_int8(ty: TensorType, row: &[u8], x: ActRow<'_>) -> f32 {
+    check_row(ty, row.len(), x.quants.len());
+    assert!(x.quants.len() == BLOCK * x.scales.len() && x.scales.len() == x.sums.len(), "a malformed activation row");
+    match ty {
+        TensorType::Q4_0 => q4_0::dot(row, x),
+        TensorType::Q4_1 => q4_1::dot(row, x),
+        TensorType::Q8_0 => q8_0::dot(row, x),
+        TensorType::F32 | TensorType::F16 | TensorType::BF16 => panic!("{ty} has no Int8 dot"),
+    }
+}
+
+/// The Float dot of a row of weights of any type and `f32` activations.
+///
+/// # Panics
+/// If `row` is not exactly `x.len()` values of type `ty`.
+pub fn dot_float(ty: TensorType, row: &[u8], x: &[f32]) -> f32 {
+    check_row(ty, row.len(), x.len());
+    let mut lanes = [0.0; float::LANES];
+    let mut weights = [0.0; BLOCK];
+    let chunk_bytes = BLOCK / ty.block_len() * ty.block_bytes();
+    for (row, x) in row.chunks(chunk_bytes).zip(x.chunks(BLOCK)) {
+        let weights = &mut weights[..x.len()];
+        dequantize_row(ty, row, weights);
+        float::accumulate(weights, x, &mut lanes);
+    }
+    float::reduce(lanes)
+}
+
+fn check_row(ty: TensorType, bytes: usize, values: usize) {
+    assert!(ty.row_bytes(values) == Some(bytes), "{bytes} bytes are not a row of {values} {ty} values");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_survives_a_round_trip_within_its_step() {
+        let x: Vec<f32> = (0..64).map(|i| ((i * 37 % 64) as f32 - 31.5) / 16.0).collect();
+        for (ty, step) in [
+            (TensorType::F32, 0.0),
+            (TensorType::F16, 0.001),
+            (TensorType::BF16, 0.01),
+            (TensorType::Q4_0, 0.26),
+            (TensorType::Q4_1, 0.14),
+            (TensorType::Q8_0, 0.009),
+        ] {
+            let mut bytes = vec![0; ty.row_bytes(x.len()).unwrap()];
+            let mut back = vec![0.0; x.len()];
+            encode(ty, &x, &mut bytes);
+            dequantize(ty, &bytes, &mut back);
+            for (a, b) in x.iter().zip(&back) {
+                assert!((a - b).abs() <= step, "{ty}: {a} became {b}");
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "are not a row of 33 q4_0 values")]
+    fn a_partial_block_is_refused() {
+        dequantize(TensorType::Q4_0, &[0; 18], &mut [0.0; 33]);
+    }
+
+    #[test]
+    #[should_panic(expected = "f16 has no Int8 dot")]
+    fn a_float_row_has_no_int8_dot() {
+        let x = act::Acts::new(1, 32);
+        dot_int8(TensorType::F16, &[0; 64], x.row(0));
+    }
+}

@@ -1,0 +1,158 @@
+//! `valve run`: one prompt, one answer. The answer alone goes to standard output.
+
+use super::options::{Loaded, ModelArgs, SamplingArgs};
+use clap::Args;
+use cotvalve::chat::Message;
+use cotvalve::engine::{Session, Stop};
+use cotvalve::error::{Error, Result};
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+#[derive(Args)]
+pub struct Run {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Prompt; without -p and -f it is read from standard input
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "file")]
+    prompt: Option<String>,
+    /// File that holds the prompt
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// System message
+    #[arg(long = "system-prompt", visible_alias = "sys", value_name = "TEXT", conflicts_with = "raw")]
+    system: Option<String>,
+    /// Take the prompt as it is, without the model's chat template
+    #[arg(long)]
+    raw: bool,
+    /// Print one JSON object when done: text, ids, counts, timings, openings
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a run did, for `--json`.
+struct Answer {
+    text: String,
+    ids: Vec<u32>,
+    stop: &'static str,
+    cached: usize,
+    prompt: Duration,
+    generation: Duration,
+}
+
+impl Run {
+    pub fn run(self) -> Result<()> {
+        let started = Instant::now();
+        let text = self.text()?;
+        let loaded = self.model.load()?;
+        let load = started.elapsed();
+        let model = loaded.engine.model();
+        let prompt = if self.raw {
+            model.tokenizer().encode(&text, true, true)?
+        } else {
+            let system = self.system.iter().map(|text| Message::new("system", text));
+            let messages: Vec<Message> = system.chain([Message::new("user", &text)]).collect();
+            model.tokenizer().encode(&model.render_chat(&messages)?, true, true)?
+        };
+        let mut session = loaded.session()?;
+        let answer = self.generate(&mut session, &prompt, loaded.engine.context())?;
+        if self.json {
+            let report = report(&answer, &prompt, &loaded, &session, load, self.sampling.sampling().seed);
+            println!("{report:#}");
+        }
+        Ok(())
+    }
+
+    fn text(&self) -> Result<String> {
+        if let Some(prompt) = &self.prompt {
+            return Ok(prompt.clone());
+        }
+        let io = |path: &str, source| Error::Io { path: path.into(), source };
+        match &self.file {
+            Some(path) => std::fs::read_to_string(path).map_err(|e| io(&path.to_string_lossy(), e)),
+            None => {
+                let mut text = String::new();
+                std::io::stdin().read_to_string(&mut text).map_err(|e| io("standard input", e))?;
+                Ok(text)
+            }
+        }
+    }
+
+    fn generate(&self, session: &mut Session, prompt: &[u32], context: usize) -> Result<Answer> {
+        let cancel = session.cancel_handle();
+        super::on_interrupt(move || cancel.cancel());
+        let started = Instant::now();
+        let cached = session.prompt(prompt)?;
+        let limit = self.sampling.limit(prompt.len(), context);
+        let mut answer = Answer {
+            text: String::new(),
+            ids: Vec::new(),
+            stop: "limit",
+            cached,
+            prompt: Duration::ZERO,
+            generation: Duration::ZERO,
+        };
+        for event in session.generate(&self.sampling.sampling(), limit)? {
+            if answer.ids.is_empty() {
+                answer.prompt = started.elapsed();
+            }
+            let event = match event {
+                Err(Error::Cancelled) => {
+                    answer.stop = "cancelled";
+                    break;
+                }
+                event => event?,
+            };
+            answer.ids.push(event.token);
+            if event.stop == Some(Stop::End) {
+                answer.stop = "end";
+            }
+            if !self.json {
+                super::print(&event.text)?;
+            }
+            answer.text.push_str(&event.text);
+        }
+        answer.generation = started.elapsed() - answer.prompt;
+        if !self.json {
+            super::print("\n")?;
+        }
+        std::io::stdout().flush().ok();
+        Ok(answer)
+    }
+}
+
+fn report(answer: &Answer, prompt: &[u32], loaded: &Loaded, session: &Session, load: Duration, seed: u64) -> Value {
+    let ms = |d: Duration| d.as_secs_f64() * 1e3;
+    let rate = |n: usize, d: Duration| if d.is_zero() { 0.0 } else { n as f64 / d.as_secs_f64() };
+    let computed = prompt.len() - answer.cached;
+    let steps = answer.ids.len().saturating_sub(1);
+    let openings = loaded.valves.iter().map(|valve| {
+        let file = valve.adapter().path().display().to_string();
+        json!({ "valve": file, "used": runs(&session.openings(valve)) })
+    });
+    json!({
+        "text": answer.text,
+        "ids": answer.ids,
+        "stop": answer.stop,
+        "model": loaded.engine.model().path().display().to_string(),
+        "seed": seed,
+        "counts": { "prompt": prompt.len(), "cached": answer.cached, "generated": answer.ids.len() },
+        "timings": {
+            "load_ms": ms(load),
+            "prompt_ms": ms(answer.prompt),
+            "prompt_per_second": rate(computed, answer.prompt),
+            "predicted_ms": ms(answer.generation),
+            "predicted_per_second": rate(steps, answer.generation),
+        },
+        "openings": openings.collect::<Vec<_>>(),
+    })
+}
+
+/// `[{"alpha": α, "tokens": n}, ...]`: how long each opening held, in order.
+fn runs(openings: &[f32]) -> Vec<Value> {
+    let chunks = openings.chunk_by(|a, b| a == b);
+    chunks.map(|run| json!({ "alpha": run[0], "tokens": run.len() })).collect()
+}

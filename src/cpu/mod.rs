@@ -1,0 +1,313 @@
+//! The CPU backend: weights stay where the file is mapped, kernels by instruction-set level, one team of
+//! threads.
+//!
+//! # Regions
+//! With one row, a layer takes five parallel regions (qkv, attention, output, gate/up, down); everything
+//! between runs on the calling thread. The shrink is part of its projection's region and the expand part of
+//! what reads the outputs, so a valve adds none. With more rows, inputs and consumers are shared out by row,
+//! in regions of their own.
+
+mod attend;
+mod ops;
+mod pool;
+mod project;
+pub mod simd;
+
+use crate::backend::{Backend, Batch, CacheSpec, Heads, Input, Linear, Owed, PageId, Precision, Rope, Term};
+use crate::error::{Error, Result};
+use crate::model::floats;
+use crate::tensor::Tensor;
+use attend::Task;
+use pool::Pool;
+use project::Prepared;
+use simd::{Kernels, Level, Scratch, at_level};
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard};
+
+pub use attend::Cache;
+pub use project::{Delta, Fan};
+
+/// Activations `[rows, cols]`.
+#[derive(Debug)]
+pub struct Buf {
+    data: Vec<f32>,
+    cols: usize,
+}
+
+impl Buf {
+    fn row(&self, i: usize) -> &[f32] {
+        &self.data[i * self.cols..][..self.cols]
+    }
+
+    /// The first `n` rows.
+    fn rows_mut(&mut self, n: usize) -> &mut [f32] {
+        &mut self.data[..n * self.cols]
+    }
+}
+
+/// A step's rows, copied so that no verb holds on to the caller's.
+#[derive(Default)]
+struct Rows {
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    openings: Vec<f32>,
+    slots: usize,
+    outputs: Vec<u32>,
+    pages: Vec<PageId>,
+    /// For each row, the part of `pages` that is its sequence's table.
+    tables: Vec<Range<u32>>,
+}
+
+impl Rows {
+    fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    fn opening(&self, row: usize, slot: usize) -> f32 {
+        self.openings[row * self.slots + slot]
+    }
+
+    fn table(&self, row: usize) -> &[PageId] {
+        let range = &self.tables[row];
+        &self.pages[range.start as usize..range.end as usize]
+    }
+
+    fn fill(&mut self, batch: &Batch<'_>) {
+        fn copy<T: Copy>(to: &mut Vec<T>, from: &[T]) {
+            to.clear();
+            to.extend_from_slice(from);
+        }
+        copy(&mut self.tokens, batch.tokens);
+        copy(&mut self.positions, batch.positions);
+        copy(&mut self.openings, batch.openings);
+        copy(&mut self.outputs, batch.outputs);
+        copy(&mut self.pages, batch.pages);
+        self.slots = batch.slots;
+        self.tables.clear();
+        for span in batch.spans {
+            self.tables.extend(span.rows.clone().map(|_| span.table.clone()));
+        }
+    }
+}
+
+/// Cosines and sines of a step's rows, made once for all layers that share a rope.
+#[derive(Default)]
+struct RopeTable {
+    inv_freq: Vec<f64>,
+    /// `[rows, pairs]`
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    filled: bool,
+}
+
+impl RopeTable {
+    fn fill(&mut self, rope: &Rope, positions: &[u32]) {
+        if self.filled && self.inv_freq == rope.inv_freq {
+            return;
+        }
+        self.inv_freq.clone_from(&rope.inv_freq);
+        self.cos.clear();
+        self.sin.clear();
+        for position in positions {
+            for frequency in &rope.inv_freq {
+                let (sin, cos) = (f64::from(*position) * frequency).sin_cos();
+                self.cos.push(cos as f32);
+                self.sin.push(sin as f32);
+            }
+        }
+        self.filled = true;
+    }
+}
+
+/// What one thread works in.
+#[derive(Default)]
+struct Workspace {
+    kernels: Scratch,
+    /// A row of up-projections with its expand.
+    row: Vec<f32>,
+}
+
+/// A backend on the processor.
+pub struct Cpu {
+    pool: Pool,
+    kernels: &'static Kernels,
+    precision: Precision,
+    rows: Rows,
+    prepared: Prepared,
+    rope: RopeTable,
+    workspaces: Vec<Mutex<Workspace>>,
+}
+
+impl Cpu {
+    /// A team of `threads` threads at the machine's instruction-set level, which `COTVALVE_SIMD` may lower.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for zero threads or an unknown level; [`Error::Device`] if threads cannot start.
+    pub fn new(threads: usize, precision: Precision) -> Result<Self> {
+        if threads == 0 {
+            return Err(Error::argument("threads", "at least one is needed"));
+        }
+        let level = Level::from_env()?;
+        let pool = Pool::new(threads).map_err(|e| Error::Device { device: "cpu".into(), what: e.to_string() })?;
+        let workspaces = (0..threads).map(|_| Mutex::default()).collect();
+        Ok(Self {
+            pool,
+            kernels: Kernels::at(level),
+            precision,
+            rows: Rows::default(),
+            prepared: Prepared::default(),
+            rope: RopeTable::default(),
+            workspaces,
+        })
+    }
+
+    /// Parallel regions run so far.
+    pub fn regions(&self) -> u64 {
+        self.pool.regions()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl Linear for Cpu {
+    type Buf = Buf;
+    type Vector = Vec<f32>;
+    type Fan = Fan;
+    type Delta = Delta;
+
+    fn buf(&self, rows: usize, cols: usize) -> Result<Buf> {
+        Ok(Buf { data: vec![0.0; rows * cols], cols })
+    }
+
+    fn vector(&self, weight: &Tensor) -> Result<Vec<f32>> {
+        Ok(floats(weight))
+    }
+
+    fn fan(&self, weights: &[&Tensor]) -> Result<Fan> {
+        Fan::new(weights, self.precision)
+    }
+
+    fn delta(&self, terms: &[Term<'_>]) -> Result<Delta> {
+        Ok(Delta::new(terms, self.precision))
+    }
+
+    fn begin(&mut self, batch: &Batch<'_>) -> Result<()> {
+        self.rows.fill(batch);
+        self.rope.filled = false;
+        Ok(())
+    }
+
+    fn project(
+        &mut self,
+        ys: &mut [&mut Buf],
+        u: &mut Buf,
+        x: Input<'_, Self>,
+        fan: &Fan,
+        delta: Option<&Delta>,
+    ) -> Result<()> {
+        self.prepare(&x, fan);
+        self.multiply(ys, u, &x, fan, delta);
+        Ok(())
+    }
+
+    fn download(&mut self, src: &Buf, dst: &mut [f32]) -> Result<()> {
+        dst.copy_from_slice(&src.data[..dst.len()]);
+        Ok(())
+    }
+
+    fn upload(&mut self, dst: &mut Buf, src: &[f32]) -> Result<()> {
+        dst.data[..src.len()].copy_from_slice(src);
+        Ok(())
+    }
+}
+
+impl Backend for Cpu {
+    type Cache = Cache;
+
+    fn cache(&self, spec: &CacheSpec) -> Result<Cache> {
+        Cache::new(spec, self.pool.threads())
+    }
+
+    fn embed(&mut self, h: &mut Buf, table: &Fan) -> Result<()> {
+        let cols = h.cols;
+        for (row, token) in h.rows_mut(self.rows.len()).chunks_exact_mut(cols).zip(&self.rows.tokens) {
+            table.row(*token as usize, row);
+        }
+        Ok(())
+    }
+
+    fn rope_store(
+        &mut self,
+        qkv: [&mut Buf; 3],
+        owed: Option<Owed<'_, Self>>,
+        cache: &mut Cache,
+        layer: usize,
+        rope: &Rope,
+        heads: &Heads,
+    ) -> Result<()> {
+        self.rope.fill(rope, &self.rows.positions);
+        let [q, k, v] = qkv;
+        let n = self.rows.len();
+        let widths = [q.cols, k.cols, v.cols];
+        let (table, rows, kernels) = (&self.rope, &self.rows, self.kernels);
+        let pairs = rope.inv_freq.len();
+        let items = q.rows_mut(n).chunks_exact_mut(widths[0]);
+        let items = items.zip(k.rows_mut(n).chunks_exact_mut(widths[1]));
+        let items = items.zip(v.rows_mut(n).chunks_exact_mut(widths[2])).enumerate();
+        self.pool.items(n, items, |_, (i, ((q, k), v))| {
+            if let Some(owed) = owed {
+                [&mut *q, &mut *k, v].into_iter().enumerate().for_each(|(o, y)| owed.settle(kernels, rows, i, o, y));
+            }
+            let (cos, sin) = (&table.cos[i * pairs..][..pairs], &table.sin[i * pairs..][..pairs]);
+            at_level(kernels.level(), || {
+                ops::rotate(q, heads.head_dim, rope.layout, cos, sin);
+                ops::rotate(k, heads.head_dim, rope.layout, cos, sin);
+            });
+        });
+        for i in 0..n {
+            cache.store(layer, self.rows.table(i), self.rows.positions[i], k.row(i), v.row(i));
+        }
+        Ok(())
+    }
+
+    fn attend(&mut self, y: &mut Buf, q: &Buf, cache: &Cache, layer: usize, heads: &Heads) -> Result<()> {
+        let n = self.rows.len();
+        let (rows, kernels, workspaces) = (&self.rows, self.kernels, &self.workspaces);
+        self.pool.chunks(y.rows_mut(n), heads.head_dim, |thread, i, out| {
+            let (row, head) = (i / heads.heads, i % heads.heads);
+            let task = Task {
+                thread,
+                layer,
+                head,
+                heads,
+                q: &q.data[i * heads.head_dim..][..heads.head_dim],
+                pages: rows.table(row),
+                len: rows.positions[row] as usize + 1,
+            };
+            cache.attend(kernels, &mut lock(&workspaces[thread]).kernels, &task, out);
+        });
+        Ok(())
+    }
+
+    fn add(&mut self, h: &mut Buf, y: &Buf, owed: Option<Owed<'_, Self>>) -> Result<()> {
+        let (n, cols) = (self.rows.len(), h.cols);
+        let (rows, kernels) = (&self.rows, self.kernels);
+        self.pool.items(n, h.rows_mut(n).chunks_exact_mut(cols).enumerate(), |_, (i, h)| {
+            at_level(kernels.level(), || ops::add(h, y.row(i)));
+            if let Some(owed) = owed {
+                owed.settle(kernels, rows, i, 0, h);
+            }
+        });
+        Ok(())
+    }
+
+    fn settle_outputs(&mut self, y: &mut Buf, owed: Owed<'_, Self>) -> Result<()> {
+        let (rows, kernels, cols) = (&self.rows, self.kernels, y.cols);
+        for (i, y) in y.rows_mut(rows.outputs.len()).chunks_exact_mut(cols).enumerate() {
+            owed.settle_as(kernels, rows, [rows.outputs[i] as usize, i], 0, y);
+        }
+        Ok(())
+    }
+}

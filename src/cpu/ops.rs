@@ -1,0 +1,206 @@
+//! Arithmetic between the weight products: norms, activation, rotation, softmax.
+//!
+//! Plain loops, inlined into a function of the running instruction-set level ([`super::simd::at_level`]). All
+//! sums go through 16 lanes and a fixed tree, and fuse only where `mul_add` says so: every level gives the
+//! same bits, whatever else is in the batch.
+
+use crate::backend::RopeLayout;
+
+const LANES: usize = 16;
+
+/// Adds the lanes: 8+8, 4+4, 2+2, 1+1.
+#[inline(always)]
+fn tree(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// Σ f(x): lane l of 16 sums the values with index ≡ l.
+#[inline(always)]
+fn sum(x: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    for block in blocks {
+        for (lane, v) in lanes.iter_mut().zip(block) {
+            *lane = f(*v, *lane);
+        }
+    }
+    for (lane, v) in lanes.iter_mut().zip(rest) {
+        *lane = f(*v, *lane);
+    }
+    tree(lanes)
+}
+
+/// `out = x · weight / sqrt(mean(x²) + eps)`.
+#[inline(always)]
+pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let mean = sum(x, |v, acc| v.mul_add(v, acc)) / x.len() as f32;
+    let scale = 1.0 / (mean + eps).sqrt();
+    for ((o, v), w) in out.iter_mut().zip(x).zip(weight) {
+        *o = v * scale * w;
+    }
+}
+
+/// eˣ within 2 ulp of the exact value; 0 below −87.3 and 2¹²⁷·√2 at most.
+///
+/// x = n·ln 2 + r with |r| ≤ ln 2 / 2; e^r by its Taylor polynomial of degree 7.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    /// 1.5 · 2²³: adding it rounds to an integer that then stands in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let limited = x.clamp(-87.3, 88.0);
+    let shifted = limited.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, limited));
+    let mut p = 1.0f32 / 5040.0;
+    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        p = p.mul_add(r, c);
+    }
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
+    if x < -87.3 { 0.0 } else { p * power }
+}
+
+/// `gate = gate / (1 + e^−gate) · up`.
+#[inline(always)]
+pub fn silu_mul(gate: &mut [f32], up: &[f32]) {
+    for (g, u) in gate.iter_mut().zip(up) {
+        *g = *g / (1.0 + exp(-*g)) * u;
+    }
+}
+
+/// `y += x`.
+#[inline(always)]
+pub fn add(y: &mut [f32], x: &[f32]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y += x;
+    }
+}
+
+/// `y *= factor`.
+#[inline(always)]
+pub fn scale(y: &mut [f32], factor: f32) {
+    for y in y {
+        *y *= factor;
+    }
+}
+
+/// Replaces scores s by `e^(scale · (s − max s))` and returns their sum.
+#[inline(always)]
+pub fn softmax_weights(scores: &mut [f32], scale: f32) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (blocks, rest) = scores.as_chunks::<LANES>();
+    for block in blocks {
+        for (lane, v) in lanes.iter_mut().zip(block) {
+            *lane = if *v > *lane { *v } else { *lane };
+        }
+    }
+    for (lane, v) in lanes.iter_mut().zip(rest) {
+        *lane = if *v > *lane { *v } else { *lane };
+    }
+    let max = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    for s in scores.iter_mut() {
+        *s = exp(scale * (*s - max));
+    }
+    sum(scores, |v, acc| v + acc)
+}
+
+/// Turns each head's pairs by the angles whose cosines and sines are `cos` and `sin`; the values of a head
+/// beyond `2 · cos.len()` stay.
+#[inline(always)]
+pub fn rotate(row: &mut [f32], head_dim: usize, layout: RopeLayout, cos: &[f32], sin: &[f32]) {
+    let RopeLayout::Interleaved = layout;
+    for head in row.chunks_exact_mut(head_dim) {
+        let (pairs, _) = head.as_chunks_mut::<2>();
+        for ((pair, c), s) in pairs.iter_mut().zip(cos).zip(sin) {
+            let [a, b] = *pair;
+            *pair = [a.mul_add(*c, -(b * s)), a.mul_add(*s, b * c)];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::simd::{Level, at_level};
+    use crate::rng::Rng;
+
+    fn noise(seed: u64, n: usize, spread: f32) -> Vec<f32> {
+        let mut rng = Rng::new(seed);
+        (0..n).map(|_| rng.normal() * spread).collect()
+    }
+
+    #[test]
+    fn exp_is_within_two_ulp() {
+        let mut x = -87.0f32;
+        while x < 88.0 {
+            let (got, want) = (f64::from(exp(x)), f64::from(x).exp());
+            let ulp = f64::from(f32::from_bits((want as f32).to_bits() + 1)) - f64::from(want as f32);
+            assert!((got - want).abs() <= 2.0 * ulp, "exp({x}) = {got}, {want} expected");
+            x += 0.0137;
+        }
+        assert_eq!((exp(0.0), exp(f32::NEG_INFINITY), exp(-100.0)), (1.0, 0.0, 0.0));
+        assert!(exp(f32::INFINITY) > 1e38 && exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn norm_matches_its_formula() {
+        for n in [1, 5, 16, 33, 576] {
+            let (x, w) = (noise(1, n, 3.0), noise(2, n, 1.0));
+            let mut out = vec![0.0; n];
+            rms_norm(&x, &w, 1e-5, &mut out);
+            let mean = x.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / n as f64;
+            for i in 0..n {
+                let want = f64::from(x[i]) * f64::from(w[i]) / (mean + 1e-5).sqrt();
+                assert!((f64::from(out[i]) - want).abs() <= 1e-6 * (1.0 + want.abs()), "{n} {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn softmax_sums_to_its_weights() {
+        let scores = noise(3, 77, 4.0);
+        let mut weights = scores.clone();
+        let total = softmax_weights(&mut weights, 0.5);
+        let max = scores.iter().fold(f64::NEG_INFINITY, |m, s| m.max(f64::from(*s)));
+        let want: Vec<f64> = scores.iter().map(|s| (0.5 * (f64::from(*s) - max)).exp()).collect();
+        assert!((f64::from(total) / want.iter().sum::<f64>() - 1.0).abs() < 1e-6);
+        assert!(weights.iter().zip(&want).all(|(g, w)| (f64::from(*g) - w).abs() < 1e-6));
+    }
+
+    #[test]
+    fn rotation_keeps_length_and_turns_by_the_angle() {
+        let mut row = vec![1.0, 0.0, 0.0, 2.0, 5.0, 6.0];
+        let angle = [0.3f32, 1.1];
+        let (cos, sin) = (angle.map(f32::cos), angle.map(f32::sin));
+        rotate(&mut row, 6, RopeLayout::Interleaved, &cos, &sin);
+        let want = [cos[0], sin[0], -2.0 * sin[1], 2.0 * cos[1], 5.0, 6.0];
+        assert!(row.iter().zip(want).all(|(g, w)| (g - w).abs() < 1e-6), "{row:?}");
+    }
+
+    #[test]
+    fn every_level_gives_the_same_bits() {
+        for n in [1, 15, 16, 31, 64, 577] {
+            let run = |level| {
+                let (x, w) = (noise(4, n, 2.0), noise(5, n, 1.0));
+                let (mut norm, mut act, mut soft) = (vec![0.0; n], x.clone(), x.clone());
+                let total = at_level(level, || {
+                    rms_norm(&x, &w, 1e-5, &mut norm);
+                    silu_mul(&mut act, &w);
+                    softmax_weights(&mut soft, 0.125)
+                });
+                let values = norm.into_iter().chain(act).chain(soft).chain([total]);
+                values.map(f32::to_bits).collect::<Vec<_>>()
+            };
+            let truth = run(Level::Scalar);
+            Level::ALL.into_iter().for_each(|level| assert_eq!(run(level), truth, "{n} values at {}", level.name()));
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! A team of threads for short parallel regions.
+//!
+//! A region costs about a microsecond: workers spin for a moment between regions, then yield, then sleep,
+//! so that an idle engine uses no processor and a busy neighbour is not starved. Work inside a region is
+//! claimed piece by piece, which keeps a slowed thread from holding up the rest. No result depends on who
+//! claims what.
+
+use std::any::Any;
+use std::cell::UnsafeCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+
+type Job = *const (dyn Fn(usize) + Sync);
+
+/// Rounds of `spin_loop` before a waiting thread yields its processor: some 20 µs.
+const SPINS: u32 = 2_000;
+/// Yields before a worker sleeps: some milliseconds on a quiet machine.
+const YIELDS: u32 = 500;
+
+struct Shared {
+    /// Counts regions; a change tells the workers that `job` is set.
+    region: AtomicU32,
+    job: UnsafeCell<Option<Job>>,
+    /// Workers that have not finished the current region.
+    working: AtomicUsize,
+    sleeping: AtomicUsize,
+    stop: AtomicBool,
+    lock: Mutex<()>,
+    wake: Condvar,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+// SAFETY: `job` is written by the one thread inside `Pool::run` (which takes `&mut self`) before it raises
+// `region` with release order, and read by workers only after they see that change with acquire order. The
+// pointee is `Sync` and outlives the region, because `run` returns only once `working` is zero.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+/// Threads that run regions together; the caller is thread 0.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    regions: u64,
+}
+
+impl Pool {
+    /// A team of `threads` threads, at least 1, the calling one included.
+    pub fn new(threads: usize) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            region: AtomicU32::new(0),
+            job: UnsafeCell::new(None),
+            working: AtomicUsize::new(0),
+            sleeping: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            lock: Mutex::new(()),
+            wake: Condvar::new(),
+            panic: Mutex::new(None),
+        });
+        let mut pool = Self { shared, workers: Vec::new(), regions: 0 };
+        for index in 1..threads.max(1) {
+            let shared = pool.shared.clone();
+            let name = format!("valve-{index}");
+            pool.workers.push(std::thread::Builder::new().name(name).spawn(move || work(&shared, index))?);
+        }
+        Ok(pool)
+    }
+
+    /// Threads of the team.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Regions run so far: the count a test compares with and without a valve.
+    pub fn regions(&self) -> u64 {
+        self.regions
+    }
+
+    /// Calls `f(thread)` on every thread and waits for all. A panic on any of them is raised here.
+    pub fn run(&mut self, f: &(dyn Fn(usize) + Sync)) {
+        self.regions += 1;
+        if self.workers.is_empty() {
+            return f(0);
+        }
+        let shared = &*self.shared;
+        let job: *const (dyn Fn(usize) + Sync + '_) = f;
+        // SAFETY: only the lifetime is erased. No worker touches the job after `working` reaches zero, which
+        // is awaited below before `f` can go out of scope, on the panicking path too.
+        let job: Job = unsafe { std::mem::transmute(job) };
+        // SAFETY: no region is under way (`&mut self`), so no worker reads the cell now.
+        unsafe { *shared.job.get() = Some(job) };
+        shared.working.store(self.workers.len(), Ordering::Relaxed);
+        shared.region.fetch_add(1, Ordering::SeqCst);
+        if shared.sleeping.load(Ordering::SeqCst) > 0 {
+            drop(shared.lock.lock());
+            shared.wake.notify_all();
+        }
+        let own = catch_unwind(AssertUnwindSafe(|| f(0)));
+        let mut waited = 0;
+        while shared.working.load(Ordering::Acquire) > 0 {
+            pause(&mut waited);
+        }
+        let others = shared.panic.lock().unwrap_or_else(|e| e.into_inner()).take();
+        if let Some(payload) = own.err().or(others) {
+            resume_unwind(payload);
+        }
+    }
+
+    /// Calls `f(thread, i)` for every `i < n`, each claimed by one thread.
+    pub fn each(&mut self, n: usize, f: impl Fn(usize, usize) + Sync) {
+        if n <= 1 || self.workers.is_empty() {
+            return (0..n).for_each(|i| f(0, i));
+        }
+        let next = AtomicUsize::new(0);
+        self.run(&|thread| {
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                if i >= n {
+                    break;
+                }
+                f(thread, i);
+            }
+        });
+    }
+
+    /// Calls `f(thread, i, chunk)` for every chunk of `len` items of `data`; the last may be shorter.
+    pub fn chunks<T: Send>(&mut self, data: &mut [T], len: usize, f: impl Fn(usize, usize, &mut [T]) + Sync) {
+        let total = data.len();
+        let base = Shareable(data.as_mut_ptr());
+        self.each(total.div_ceil(len), |thread, i| {
+            let start = i * len;
+            // SAFETY: `each` gives every i to one thread once, so the chunks are disjoint; they lie inside
+            // `data`, which is borrowed mutably for the whole call.
+            let chunk = unsafe { std::slice::from_raw_parts_mut(base.get().add(start), len.min(total - start)) };
+            f(thread, i, chunk);
+        });
+    }
+
+    /// Calls `f(thread, item)` for every item, each taken by one thread; `n` is how many there are.
+    pub fn items<I>(&mut self, n: usize, items: I, f: impl Fn(usize, I::Item) + Sync)
+    where
+        I: Iterator + Send,
+    {
+        if n <= 1 || self.workers.is_empty() {
+            return items.for_each(|item| f(0, item));
+        }
+        let items = Mutex::new(items);
+        let take = || items.lock().unwrap_or_else(|e| e.into_inner()).next();
+        self.run(&|thread| {
+            while let Some(item) = take() {
+                f(thread, item);
+            }
+        });
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.region.fetch_add(1, Ordering::SeqCst);
+        drop(self.shared.lock.lock());
+        self.shared.wake.notify_all();
+        for worker in self.workers.drain(..) {
+            // A worker never panics: jobs run inside catch_unwind.
+            let _ = worker.join();
+        }
+    }
+}
+
+/// A pointer that may be copied to other threads by a region that gives each a part of its own.
+struct Shareable<T>(*mut T);
+
+impl<T> Shareable<T> {
+    fn get(&self) -> *mut T {
+        self.0
+    }
+}
+
+// SAFETY: used in `Pool::chunks` alone, where threads reach disjoint parts of a `&mut [T]` with `T: Send`.
+unsafe impl<T: Send> Sync for Shareable<T> {}
+
+fn pause(waited: &mut u32) {
+    *waited += 1;
+    if *waited < SPINS {
+        std::hint::spin_loop();
+    } else {
+        std::thread::yield_now();
+    }
+}
+
+/// A worker's life: wait for a region, run its job, say so.
+fn work(shared: &Shared, index: usize) {
+    let mut seen = 0;
+    loop {
+        seen = await_region(shared, seen);
+        if shared.stop.load(Ordering::SeqCst) {
+            return;
+        }
+        // SAFETY: `region` changed, so `Pool::run` has set the job and waits for this thread to finish it.
+        if let Some(job) = unsafe { *shared.job.get() } {
+            // SAFETY: the job outlives the region; see `Pool::run`.
+            let result = catch_unwind(AssertUnwindSafe(|| unsafe { (*job)(index) }));
+            if let Err(payload) = result {
+                *shared.panic.lock().unwrap_or_else(|e| e.into_inner()) = Some(payload);
+            }
+        }
+        shared.working.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// Returns the region counter once it differs from `seen`.
+fn await_region(shared: &Shared, seen: u32) -> u32 {
+    let mut waited = 0;
+    while waited < SPINS + YIELDS {
+        let now = shared.region.load(Ordering::Acquire);
+        if now != seen {
+            return now;
+        }
+        pause(&mut waited);
+    }
+    let mut guard = shared.lock.lock().unwrap_or_else(|e| e.into_inner());
+    shared.sleeping.fetch_add(1, Ordering::SeqCst);
+    loop {
+        let now = shared.region.load(Ordering::SeqCst);
+        if now != seen {
+            shared.sleeping.fetch_sub(1, Ordering::SeqCst);
+            return now;
+        }
+        guard = shared.wake.wait(guard).unwrap_or_else(|e| e.into_inner());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU64;
+
+    #[test]
+    fn every_index_runs_once() {
+        for threads in [1, 2, 3, 5] {
+            let mut pool = Pool::new(threads).unwrap();
+            for n in [0, 1, 2, 7, 1000] {
+                let hits: Vec<AtomicU64> = (0..n).map(|_| AtomicU64::new(0)).collect();
+                pool.each(n, |_, i| {
+                    hits[i].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(hits.iter().all(|h| h.load(Ordering::Relaxed) == 1), "{threads} threads, {n} items");
+            }
+        }
+    }
+
+    #[test]
+    fn chunks_cover_the_slice() {
+        let mut pool = Pool::new(3).unwrap();
+        let mut data = vec![0usize; 103];
+        pool.chunks(&mut data, 10, |_, i, chunk| chunk.iter_mut().enumerate().for_each(|(j, x)| *x = i * 10 + j));
+        assert!(data.iter().enumerate().all(|(i, x)| i == *x));
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_team_lives_on() {
+        let mut pool = Pool::new(2).unwrap();
+        for culprit in [0, 1] {
+            let run = catch_unwind(AssertUnwindSafe(|| pool.run(&|t| assert!(t != culprit, "thread {t} fails"))));
+            assert!(run.is_err());
+        }
+        let sum = AtomicU64::new(0);
+        pool.each(100, |_, i| {
+            sum.fetch_add(i as u64, Ordering::Relaxed);
+        });
+        assert_eq!(sum.into_inner(), 4950);
+    }
+
+    #[test]
+    fn sleepers_wake() {
+        let mut pool = Pool::new(2).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let count = AtomicU64::new(0);
+        pool.run(&|_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(count.into_inner(), 2);
+    }
+}

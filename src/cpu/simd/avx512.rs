@@ -1,0 +1,242 @@
+//! AVX-512 with VNNI: sixteen weight rows at a time.
+
+use super::int8::{self, Outputs};
+use super::isa::{Format, Isa};
+use super::kernels::Scratch;
+use super::view::{Rows, Strided};
+use crate::quant::act::{ActRow, Acts};
+use std::arch::x86_64::*;
+
+/// [`super::Kernels::linear_int8`].
+///
+/// # Safety
+/// The machine has AVX-512 F, BW, DQ, VL and VNNI, and the AVX2 set; type and shapes are checked.
+pub(super) unsafe fn linear_int8(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, scratch: &mut Scratch) {
+    // SAFETY: as the caller vouches.
+    unsafe { int8::linear::<Avx512>(w, x, y, scratch) }
+}
+
+struct Avx512;
+
+/// The 16 bytes at `p`.
+///
+/// # Safety
+/// As [`Isa`] says.
+#[inline(always)]
+unsafe fn part(p: *const u8) -> __m128i {
+    // SAFETY: as the caller vouches.
+    unsafe { _mm_loadu_si128(p.cast()) }
+}
+
+/// The dwords at `p`, `p + stride`, `p + 2·stride` and `p + 3·stride`.
+///
+/// # Safety
+/// As [`Isa`] says.
+#[inline(always)]
+unsafe fn dwords(p: *const u8, stride: usize) -> __m128i {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let dword = |k: usize| p.add(k * stride).cast::<i32>().read_unaligned();
+        _mm_setr_epi32(dword(0), dword(1), dword(2), dword(3))
+    }
+}
+
+/// One vector of four parts.
+///
+/// # Safety
+/// The machine has AVX-512 F.
+#[inline(always)]
+unsafe fn join(parts: [__m128i; 4]) -> __m512i {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let low = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(parts[0]), parts[1]);
+        let high = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(parts[2]), parts[3]);
+        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+    }
+}
+
+// SAFETY of every block below: the caller of an `Isa` method vouches for the features and for its pointers.
+impl Isa for Avx512 {
+    const LANES: usize = 16;
+    const BIAS: i32 = 128;
+    type Bytes = __m512i;
+    type Ints = __m512i;
+    type Floats = __m512;
+
+    #[inline(always)]
+    unsafe fn load_rows(p: *const u8, stride: usize) -> __m512i {
+        // SAFETY: see above.
+        unsafe { join([part(p), part(p.add(4 * stride)), part(p.add(8 * stride)), part(p.add(12 * stride))]) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(p: *const u8) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(p: *mut u8, v: __m512i) {
+        // SAFETY: see above.
+        unsafe { _mm512_storeu_si512(p.cast(), v) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_16(p: *const i8) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_broadcast_i32x4(part(p.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_4(p: *const i8) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_set1_epi32(p.cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn nibbles(v: __m512i) -> [__m512i; 2] {
+        // SAFETY: see above.
+        unsafe {
+            let low = _mm512_set1_epi8(15);
+            [_mm512_and_si512(v, low), _mm512_and_si512(_mm512_srli_epi16::<4>(v), low)]
+        }
+    }
+
+    /// VNNI takes the weight unsigned: flipping the top bit adds 128.
+    #[inline(always)]
+    unsafe fn operand(v: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_xor_si512(v, _mm512_set1_epi8(-128)) }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(v: [__m512i; 4]) -> [__m512i; 4] {
+        // SAFETY: see above.
+        unsafe {
+            let (a, b) = (_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpacklo_epi32(v[2], v[3]));
+            let (c, d) = (_mm512_unpackhi_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[2], v[3]));
+            [
+                _mm512_unpacklo_epi64(a, b),
+                _mm512_unpackhi_epi64(a, b),
+                _mm512_unpacklo_epi64(c, d),
+                _mm512_unpackhi_epi64(c, d),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_pair<F: Format>(w: [__m512i; 2], x: [__m512i; 2]) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), w[0], x[0]), w[1], x[1]) }
+    }
+
+    #[inline(always)]
+    unsafe fn sum_lanes(v: [__m512i; 4]) -> __m512i {
+        // SAFETY: see above.
+        unsafe {
+            let a = _mm512_add_epi32(_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[0], v[1]));
+            let b = _mm512_add_epi32(_mm512_unpacklo_epi32(v[2], v[3]), _mm512_unpackhi_epi32(v[2], v[3]));
+            _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn open<F: Format>(offset: i32) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_set1_epi32(offset) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_quad<F: Format>(sum: __m512i, w: __m512i, x: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_dpbusd_epi32(sum, w, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn close<F: Format>(sum: __m512i, _: i32) -> __m512i {
+        sum
+    }
+
+    #[inline(always)]
+    unsafe fn splat_i32(v: i32) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_set1_epi32(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_i32(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn to_f32(v: __m512i) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtepi32_ps(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_scales(p: *const u8, stride: usize) -> [__m512; 2] {
+        // SAFETY: see above.
+        unsafe {
+            let four = |k: usize| dwords(p.add(k * stride), stride);
+            let both = join([four(0), four(4), four(8), four(12)]);
+            let high = _mm512_srli_epi32::<16>(both);
+            [_mm512_cvtph_ps(_mm512_cvtepi32_epi16(both)), _mm512_cvtph_ps(_mm512_cvtepi32_epi16(high))]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f32(p: *const f32) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_loadu_ps(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_f32(p: *mut f32, v: __m512) {
+        // SAFETY: see above.
+        unsafe { _mm512_storeu_ps(p, v) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_f32(v: f32) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_set1_ps(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    unsafe fn few<F: Format, const M: usize>(w: &Rows<'_>, x: [ActRow<'_>; M], y: &mut Strided<'_>) {
+        // SAFETY: see above.
+        unsafe { int8::few::<Self, F, M>(w, x, y) }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    unsafe fn pack_weights<F: Format>(w: *const u8, stride: usize, blocks: usize, tile: *mut u8) {
+        // SAFETY: see above.
+        unsafe { int8::pack_weights::<Self, F>(w, stride, blocks, tile) }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    unsafe fn tile<F: Format, const R: usize>(tile: *const u8, panel: *const u8, blocks: usize, out: Outputs) {
+        // SAFETY: see above.
+        unsafe { int8::tile::<Self, F, R>(tile, panel, blocks, out) }
+    }
+}

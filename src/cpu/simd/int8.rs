@@ -1,0 +1,317 @@
+//! The Int8 kernels, written once over [`Isa`] and [`Format`].
+//!
+//! A group of `LANES` weight rows is computed at a time with an output row in each lane, so that the one
+//! `f32` accumulator a row has, and the ascending order of its blocks, cost no horizontal sum. Few activation
+//! rows read the weights as they lie; many read a group that has been unpacked into a tile once.
+
+use super::isa::{Format, Isa, Q4_0, Q4_1, Q8_0};
+use super::kernels::{Line, Scratch};
+use super::view::{Rows, Strided};
+use crate::quant::act::{ActRow, Acts, BLOCK};
+use crate::tensor::TensorType;
+
+/// Activation rows of a full panel.
+const PANEL: usize = 8;
+
+/// Activation rows of the panel that takes a remainder of at most so many.
+const SMALL_PANEL: usize = 4;
+
+/// Bytes of packed activations that stay in the second-level cache while all weights pass by.
+const PANELS_BYTES: usize = 512 << 10;
+
+/// Bytes of an activation row's share of a panel block: its quants, scale, and offset.
+const PANEL_ROW: usize = BLOCK + 4 + 4;
+
+/// Bytes of a weight row's share of a tile block: its quants, scale, and minimum where there is one.
+const fn tile_row<F: Format>() -> usize {
+    if F::MINIMUM { BLOCK + 8 } else { BLOCK + 4 }
+}
+
+/// Where a tile goes: `rows` rows, `ld` values apart.
+#[derive(Clone, Copy)]
+pub(super) struct Outputs {
+    start: *mut f32,
+    ld: usize,
+    rows: usize,
+}
+
+/// [`super::Kernels::linear_int8`].
+///
+/// # Safety
+/// The machine has the features of `I`; `w` is of a quantized type; `w` [n, cols], `x` [m, cols], `y` [m, n].
+#[inline(always)]
+pub(super) unsafe fn linear<I: Isa>(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, scratch: &mut Scratch) {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        match w.ty {
+            TensorType::Q4_0 => linear_of::<I, Q4_0>(w, x, y, scratch),
+            TensorType::Q4_1 => linear_of::<I, Q4_1>(w, x, y, scratch),
+            TensorType::Q8_0 => linear_of::<I, Q8_0>(w, x, y, scratch),
+            TensorType::F32 | TensorType::F16 | TensorType::BF16 => unreachable!("the type was checked"),
+        }
+    }
+}
+
+/// # Safety
+/// As [`linear`], and `w` is of format `F`.
+unsafe fn linear_of<I: Isa, F: Format>(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, scratch: &mut Scratch) {
+    if w.rows() == 0 || x.rows() == 0 {
+        return;
+    }
+    // SAFETY: as the caller vouches; from the second branch on there is at least one whole group.
+    unsafe {
+        if w.rows() < I::LANES {
+            padded::<I, F>(w, x, y, scratch);
+            return;
+        }
+        match x.rows() {
+            1 => I::few::<F, 1>(w, [x.row(0)], y),
+            2 => I::few::<F, 2>(w, [x.row(0), x.row(1)], y),
+            3 => I::few::<F, 3>(w, [x.row(0), x.row(1), x.row(2)], y),
+            _ => many::<I, F>(w, x, y, scratch),
+        }
+    }
+}
+
+/// Fewer rows than a group: a group padded with zeros, of which the outputs asked for are kept.
+///
+/// # Safety
+/// As [`linear_of`].
+unsafe fn padded<I: Isa, F: Format>(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, scratch: &mut Scratch) {
+    let (mut rows, mut outputs) = (std::mem::take(&mut scratch.padded), std::mem::take(&mut scratch.outputs));
+    rows.clear();
+    rows.extend_from_slice(w.data);
+    rows.resize(I::LANES * w.row_bytes(), 0);
+    outputs.resize(x.rows() * I::LANES, 0.0);
+    let whole = Rows { data: &rows, ..*w };
+    // SAFETY: as the caller vouches; `whole` has LANES rows, and the view as many columns.
+    unsafe { linear_of::<I, F>(&whole, x, &mut Strided::new(&mut outputs, x.rows(), I::LANES), scratch) };
+    for (i, row) in outputs.chunks_exact(I::LANES).enumerate() {
+        let y = y.row_mut(i);
+        y.copy_from_slice(&row[..y.len()]);
+    }
+    (scratch.padded, scratch.outputs) = (rows, outputs);
+}
+
+/// The first rows of the groups that cover `n` rows. The last group is moved back to end at the last row: its
+/// first rows are then computed twice, to the same bits.
+#[inline(always)]
+fn groups<I: Isa>(n: usize) -> impl Iterator<Item = usize> {
+    (0..n).step_by(I::LANES).map(move |g| g.min(n - I::LANES))
+}
+
+/// What the sum of a row's products exceeds the sum of its quants by, for activations that sum to `sum`.
+#[inline(always)]
+fn excess<I: Isa, F: Format>(sum: i32) -> i32 {
+    if F::NIBBLES { F::EXCESS * sum } else { I::BIAS * sum }
+}
+
+/// The quants of a group's block at `p`: every fourth row in each vector, values 0..16 in the first four
+/// vectors, 16..32 in the other four.
+///
+/// # Safety
+/// As [`Isa`] says; the blocks at `p + k·stride` for k < LANES can be read.
+#[inline(always)]
+unsafe fn load_quants<I: Isa, F: Format>(p: *const u8, stride: usize) -> [[I::Bytes; 2]; 4] {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        [0, 1, 2, 3].map(|k| {
+            let quants = p.add(k * stride + F::QUANTS);
+            if F::NIBBLES {
+                return I::nibbles(I::load_rows(quants, stride));
+            }
+            [0, 16].map(|at| I::operand(I::load_rows(quants.add(at), stride)))
+        })
+    }
+}
+
+/// All rows of `w` times `M` activation rows, `w` read once.
+///
+/// # Safety
+/// As [`linear_of`]; `w` has at least `LANES` rows, `y` has `M` rows.
+#[inline(always)]
+pub(super) unsafe fn few<I: Isa, F: Format, const M: usize>(w: &Rows<'_>, x: [ActRow<'_>; M], y: &mut Strided<'_>) {
+    let (stride, blocks) = (w.row_bytes(), w.cols / BLOCK);
+    let ld = y.ld();
+    let y = y.as_mut_ptr();
+    for group in groups::<I>(w.rows()) {
+        // SAFETY: rows group..group + LANES exist in `w` and in the columns of `y`; block b exists in them
+        // and in the activations; the rest as the caller vouches.
+        unsafe {
+            let start = w.data.as_ptr().add(group * stride);
+            let mut acc = [I::splat_f32(0.0); M];
+            for b in 0..blocks {
+                // The next group, line by line: it starts where this one ends.
+                for line in 0..(I::LANES * F::BYTES).div_ceil(64) {
+                    I::prefetch(start.wrapping_add(I::LANES * (stride + b * F::BYTES) + line * 64));
+                }
+                let p = start.add(b * F::BYTES);
+                let quants = load_quants::<I, F>(p, stride);
+                let [scale, minimum] = I::load_scales(p, stride);
+                for i in 0..M {
+                    let at = x[i].quants.as_ptr().add(b * BLOCK);
+                    let halves = [I::splat_16(at), I::splat_16(at.add(16))];
+                    let (d, sum) = (*x[i].scales.get_unchecked(b), *x[i].sums.get_unchecked(b));
+                    let mut dot = I::sum_lanes(quants.map(|q| I::dot_pair::<F>(q, halves)));
+                    if F::EXCESS != 0 || !F::NIBBLES && I::BIAS != 0 {
+                        dot = I::add_i32(dot, I::splat_i32(-excess::<I, F>(sum)));
+                    }
+                    acc[i] = I::fma(I::to_f32(dot), I::mul(scale, I::splat_f32(d)), acc[i]);
+                    if F::MINIMUM {
+                        acc[i] = I::fma(minimum, I::splat_f32(d * sum as f32), acc[i]);
+                    }
+                }
+            }
+            for (i, acc) in acc.into_iter().enumerate() {
+                I::store_f32(y.add(i * ld + group), acc);
+            }
+        }
+    }
+}
+
+/// All rows of `w` times many activation rows: panels of activations that fit the cache, times tiles.
+///
+/// # Safety
+/// As [`linear_of`]; `w` has at least `LANES` rows.
+unsafe fn many<I: Isa, F: Format>(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, scratch: &mut Scratch) {
+    let (stride, blocks, ld) = (w.row_bytes(), w.cols / BLOCK, y.ld());
+    let row_bytes = blocks * PANEL_ROW;
+    let chunk = (PANELS_BYTES / row_bytes).next_multiple_of(PANEL);
+    let tile = bytes_of(&mut scratch.tile, blocks * I::LANES * tile_row::<F>()).as_mut_ptr();
+    for first in (0..x.rows()).step_by(chunk) {
+        let rows = chunk.min(x.rows() - first);
+        let panels = bytes_of(&mut scratch.panels, rows.next_multiple_of(PANEL) * row_bytes);
+        for (p, panel) in panels.chunks_exact_mut(PANEL * row_bytes).enumerate() {
+            let start = first + p * PANEL;
+            match (first + rows).min(start + PANEL) - start {
+                1..=SMALL_PANEL => pack_panel::<I, F, SMALL_PANEL>(x, start, panel),
+                _ => pack_panel::<I, F, PANEL>(x, start, panel),
+            }
+        }
+        for group in groups::<I>(w.rows()) {
+            // SAFETY: rows group..group + LANES exist in `w` and in the columns of `y`, rows first..first +
+            // rows in `x` and `y`; the tile and the panels have the sizes that their users ask for.
+            unsafe {
+                I::pack_weights::<F>(w.data.as_ptr().add(group * stride), stride, blocks, tile);
+                for (p, panel) in panels.chunks_exact(PANEL * row_bytes).enumerate() {
+                    let rows = (rows - p * PANEL).min(PANEL);
+                    let start = y.as_mut_ptr().add((first + p * PANEL) * ld + group);
+                    let out = Outputs { start, ld, rows };
+                    match rows {
+                        1..=SMALL_PANEL => I::tile::<F, SMALL_PANEL>(tile, panel.as_ptr(), blocks, out),
+                        _ => I::tile::<F, PANEL>(tile, panel.as_ptr(), blocks, out),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The first `len` bytes of a buffer of cache lines, grown if need be.
+fn bytes_of(lines: &mut Vec<Line>, len: usize) -> &mut [u8] {
+    let wanted = len.div_ceil(size_of::<Line>());
+    if lines.len() < wanted {
+        lines.resize(wanted, Line([0; 64]));
+    }
+    // SAFETY: the lines are `len` bytes or more without padding, and any bytes make a line.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), len) }
+}
+
+/// Packs up to `R` rows of `x`, from `first` on, into a panel: for each block, quads of quants [8][R][4], the
+/// scales [R], and the offsets [R], which are d·Σq where the format has minimums and else −excess. Rows that
+/// do not exist become zeros.
+fn pack_panel<I: Isa, F: Format, const R: usize>(x: &Acts, first: usize, panel: &mut [u8]) {
+    let block_bytes = R * PANEL_ROW;
+    for r in 0..R {
+        if first + r >= x.rows() {
+            for block in panel.chunks_exact_mut(block_bytes).take(x.cols() / BLOCK) {
+                block.as_chunks_mut::<4>().0.iter_mut().skip(r).step_by(R).for_each(|quad| *quad = [0; 4]);
+            }
+            continue;
+        }
+        let row = x.row(first + r);
+        let steps = row.scales.iter().zip(row.sums);
+        let quants = bytemuck::cast_slice::<i8, u8>(row.quants).as_chunks::<4>().0.as_chunks::<8>().0;
+        for ((block, quants), (d, sum)) in panel.chunks_exact_mut(block_bytes).zip(quants).zip(steps) {
+            let quads = block.as_chunks_mut::<4>().0;
+            for (k, quad) in quants.iter().enumerate() {
+                quads[k * R + r] = *quad;
+            }
+            quads[8 * R + r] = d.to_ne_bytes();
+            let offset =
+                if F::MINIMUM { (d * *sum as f32).to_ne_bytes() } else { (-excess::<I, F>(*sum)).to_ne_bytes() };
+            quads[9 * R + r] = offset;
+        }
+    }
+}
+
+/// Unpacks a group of weight rows, `stride` bytes apart, into a tile: for each block, quads of quants
+/// [8][LANES][4], the scales [LANES] and, where the format has them, the minimums [LANES].
+///
+/// # Safety
+/// As [`Isa`] says; `w` can be read for LANES rows, `tile` written for `blocks · LANES · tile_row` bytes.
+#[inline(always)]
+pub(super) unsafe fn pack_weights<I: Isa, F: Format>(w: *const u8, stride: usize, blocks: usize, tile: *mut u8) {
+    for b in 0..blocks {
+        // SAFETY: as the caller vouches.
+        unsafe {
+            let p = w.add(b * F::BYTES);
+            let tile = tile.add(b * I::LANES * tile_row::<F>());
+            let quants = load_quants::<I, F>(p, stride);
+            for half in 0..2 {
+                for (k, quad) in I::transpose(quants.map(|q| q[half])).into_iter().enumerate() {
+                    I::store(tile.add((4 * half + k) * 4 * I::LANES), quad);
+                }
+            }
+            let [scale, minimum] = I::load_scales(p, stride);
+            let scales = tile.add(BLOCK * I::LANES).cast::<f32>();
+            I::store_f32(scales, scale);
+            if F::MINIMUM {
+                I::store_f32(scales.add(I::LANES), minimum);
+            }
+        }
+    }
+}
+
+/// A tile of weights times a panel of `R` activation rows.
+///
+/// # Safety
+/// As [`Isa`] says; `tile` and `panel` were packed for `blocks` blocks and this `I`, `F` and `R`; `out` has
+/// at most `R` rows and can be written for LANES values a row.
+#[inline(always)]
+pub(super) unsafe fn tile<I: Isa, F: Format, const R: usize>(
+    tile: *const u8,
+    panel: *const u8,
+    blocks: usize,
+    out: Outputs,
+) {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let mut acc = [I::splat_f32(0.0); R];
+        for b in 0..blocks {
+            let tile = tile.add(b * I::LANES * tile_row::<F>());
+            let panel = panel.add(b * R * PANEL_ROW);
+            let x_scales = panel.add(BLOCK * R).cast::<f32>();
+            let offset = |r: usize| if F::MINIMUM { 0 } else { *x_scales.add(R + r).cast::<i32>() };
+            let mut sums: [I::Ints; R] = std::array::from_fn(|r| I::open::<F>(offset(r)));
+            for k in 0..8 {
+                let w = I::load(tile.add(k * 4 * I::LANES));
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    *sum = I::dot_quad::<F>(*sum, w, I::splat_4(panel.add((k * R + r) * 4).cast()));
+                }
+            }
+            let scales = tile.add(BLOCK * I::LANES).cast::<f32>();
+            let scale = I::load_f32(scales);
+            for r in 0..R {
+                let dot = I::to_f32(I::close::<F>(sums[r], offset(r)));
+                acc[r] = I::fma(dot, I::mul(scale, I::splat_f32(*x_scales.add(r))), acc[r]);
+                if F::MINIMUM {
+                    acc[r] = I::fma(I::load_f32(scales.add(I::LANES)), I::splat_f32(*x_scales.add(R + r)), acc[r]);
+                }
+            }
+        }
+        for (r, acc) in acc.into_iter().enumerate().take(out.rows) {
+            I::store_f32(out.start.add(r * out.ld), acc);
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The table of kernels by level, and the checks that make its entries safe to call.
+
+use super::float;
+use super::level::{Level, at_level};
+use super::scalar;
+use super::view::{Rows, Strided};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
+use crate::quant::act::{self, ActRowMut, Acts};
+
+/// The kernels of one level.
+#[derive(Debug)]
+pub struct Kernels {
+    level: Level,
+    /// Needs: a quantized type; `w`, `x` and `y` that fit each other; the level's features.
+    linear_int8: unsafe fn(&Rows<'_>, &Acts, &mut Strided<'_>, &mut Scratch),
+}
+
+/// A cache line of bytes, any of which are valid.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(super) struct Line(pub(super) [u8; 64]);
+
+/// Buffers that kernels use between calls; one for each thread. They grow to the largest weight met and stay.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// Dequantized rows of a weight.
+    pub(super) rows: Vec<f32>,
+    /// A weight of fewer rows than a group, filled up, and its outputs.
+    pub(super) padded: Vec<u8>,
+    pub(super) outputs: Vec<f32>,
+    /// A group of weight rows, unpacked.
+    pub(super) tile: Vec<Line>,
+    /// Activations in the order in which tiles read them.
+    pub(super) panels: Vec<Line>,
+}
+
+static SCALAR: Kernels = Kernels { level: Level::Scalar, linear_int8: scalar::linear_int8 };
+#[cfg(target_arch = "x86_64")]
+static AVX2: Kernels = Kernels { level: Level::Avx2, linear_int8: avx2::linear_int8 };
+#[cfg(target_arch = "x86_64")]
+static AVX512: Kernels = Kernels { level: Level::Avx512, linear_int8: avx512::linear_int8 };
+
+impl Kernels {
+    /// The kernels of `level`, or of the highest level of this machine if that is lower.
+    pub fn at(level: Level) -> &'static Kernels {
+        match level.min(Level::detect()) {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => &AVX512,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => &AVX2,
+            _ => &SCALAR,
+        }
+    }
+
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// [`crate::quant::act::quantize`].
+    ///
+    /// # Panics
+    /// If the parts of `out` do not have the sizes that a row of `x.len()` activations asks for.
+    pub fn quantize(&self, x: &[f32], out: ActRowMut<'_>) {
+        at_level(self.level, || act::quantize_row(x, out));
+    }
+
+    /// y\[i\]\[r\] = the Int8 dot of row r of `w` and row i of `x`, as [`crate::quant::dot_int8`].
+    ///
+    /// # Panics
+    /// If `w` is not of a quantized type, or the shapes do not fit: `w` [n, cols], `x` [m, cols], `y` [m, n].
+    pub fn linear_int8(&self, w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, scratch: &mut Scratch) {
+        assert!(w.ty.is_quantized(), "{} has no Int8 dot", w.ty);
+        check_shapes(w, x.rows(), x.cols(), y);
+        // SAFETY: the type and the shapes were checked above, and `at` gives no table that this machine has
+        // no features for.
+        unsafe { (self.linear_int8)(w, x, y, scratch) }
+    }
+
+    /// y\[i\]\[r\] = the Float dot of row r of `w` and row i of `x`, as [`crate::quant::dot_float`]. The rows
+    /// of `x` lie one after the other.
+    ///
+    /// # Panics
+    /// If the shapes do not fit: `w` [n, cols], `x` [m, cols], `y` [m, n].
+    pub fn linear_float(&self, w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>, scratch: &mut Scratch) {
+        assert!(x.len() == y.rows() * w.cols, "{} activations are not {} rows of {}", x.len(), y.rows(), w.cols);
+        check_shapes(w, y.rows(), w.cols, y);
+        at_level(self.level, || float::linear(w, x, y, scratch));
+    }
+
+    /// y\[o\] = fma(u\[j\], b\[j\]\[first + o\], y\[o\]) for j ascending: adds B·u, where `b` holds B transposed,
+    /// [rank, n_out], and `y` the outputs from `first` on.
+    ///
+    /// # Panics
+    /// If `b` is not `u.len()` rows, of F32, F16 or BF16, of at least `first + y.len()` values.
+    pub fn expand(&self, y: &mut [f32], b: &Rows<'_>, first: usize, u: &[f32]) {
+        assert!(!b.ty.is_quantized(), "{} cannot be expanded", b.ty);
+        assert!(b.rows() == u.len(), "{} rows for a rank of {}", b.rows(), u.len());
+        assert!(first.checked_add(y.len()).is_some_and(|end| end <= b.cols), "outputs past the {} of B", b.cols);
+        at_level(self.level, || float::expand(y, b, first, u));
+    }
+}
+
+/// Panics unless `w` [n, cols], x [m, cols] and `y` [m, n] fit each other.
+fn check_shapes(w: &Rows<'_>, m: usize, cols: usize, y: &Strided<'_>) {
+    assert!(w.cols == cols, "a weight of {} columns against activations of {cols}", w.cols);
+    assert!((y.rows(), y.cols()) == (m, w.rows()), "outputs [{}, {}] for [{m}, {}]", y.rows(), y.cols(), w.rows());
+}

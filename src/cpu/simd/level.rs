@@ -1,0 +1,129 @@
+//! Instruction-set levels, chosen at run time.
+
+use crate::error::{Error, Result};
+use std::sync::OnceLock;
+
+/// The environment variable that lowers the level: `scalar`, `avx2` or `avx512`.
+pub const LEVEL_VARIABLE: &str = "COTVALVE_SIMD";
+
+/// A set of instructions; a later one includes those before it. All give the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// What every machine of the target has.
+    Scalar,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+    /// The AVX2 set with AVX-512 F, BW, DQ, VL and VNNI.
+    Avx512,
+}
+
+impl Level {
+    /// Every level, lowest first.
+    pub const ALL: [Level; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
+
+    /// The highest level this machine has.
+    pub fn detect() -> Self {
+        static DETECTED: OnceLock<Level> = OnceLock::new();
+        *DETECTED.get_or_init(detect)
+    }
+
+    /// The highest level this machine has, lowered (never raised) by [`LEVEL_VARIABLE`].
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the variable holds anything but the name of a level.
+    pub fn from_env() -> Result<Self> {
+        match std::env::var_os(LEVEL_VARIABLE) {
+            Some(value) => Self::detect().lowered_to(&value.to_string_lossy()),
+            None => Ok(Self::detect()),
+        }
+    }
+
+    /// The lower of this level and the one called `name`.
+    fn lowered_to(self, name: &str) -> Result<Self> {
+        let named = Self::ALL.into_iter().find(|level| level.name() == name);
+        let reason = || format!("{name:?} is not one of scalar, avx2, avx512");
+        named.map(|level| level.min(self)).ok_or_else(|| Error::argument(LEVEL_VARIABLE, reason()))
+    }
+
+    /// The name that [`LEVEL_VARIABLE`] takes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn detect() -> Level {
+    use std::arch::is_x86_feature_detected as has;
+    if !(has!("avx2") && has!("fma") && has!("f16c")) {
+        return Level::Scalar;
+    }
+    let wide = has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
+    if wide && has!("avx512vnni") { Level::Avx512 } else { Level::Avx2 }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn detect() -> Level {
+    Level::Scalar
+}
+
+/// Runs `f`, compiled for `level` (or for the highest level of this machine, if that is lower).
+///
+/// Plain loops over arrays in `f` become vector code of that level, with the same bits at every level: the
+/// compiler neither reorders nor fuses floating-point operations, so write `mul_add` where fusing is wanted.
+/// `f` must be inlined for this to work: keep it a closure that calls one `#[inline(always)]` function, and
+/// everything it calls in a loop `#[inline(always)]` too.
+#[inline]
+pub fn at_level<R>(level: Level, f: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    match level.min(Level::detect()) {
+        Level::Scalar => {}
+        // SAFETY: this machine has the level's features, as `detect` found.
+        Level::Avx2 => return unsafe { at_avx2(f) },
+        // SAFETY: as above.
+        Level::Avx512 => return unsafe { at_avx512(f) },
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = level;
+    f()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn at_avx2<R>(f: impl FnOnce() -> R) -> R {
+    f()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn at_avx512<R>(f: impl FnOnce() -> R) -> R {
+    f()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_lowers_the_level_and_never_raises_it() {
+        assert_eq!(Level::Avx512.lowered_to("avx2").unwrap(), Level::Avx2);
+        assert_eq!(Level::Avx2.lowered_to("avx512").unwrap(), Level::Avx2);
+        assert_eq!(Level::Avx512.lowered_to("scalar").unwrap(), Level::Scalar);
+    }
+
+    #[test]
+    fn an_unknown_name_is_an_error_that_names_the_variable() {
+        let message = Level::Avx512.lowered_to("sse9").unwrap_err().to_string();
+        assert_eq!(message, "COTVALVE_SIMD: \"sse9\" is not one of scalar, avx2, avx512");
+    }
+
+    #[test]
+    fn a_level_this_machine_lacks_runs_as_the_one_below() {
+        for level in Level::ALL {
+            assert_eq!(at_level(level, || 7), 7);
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The step: plan rows, run them, commit what came out.
+
+use super::sequence::Sequence;
+use crate::backend::{Batch, PageId, Span};
+use crate::error::{Error, Result};
+use crate::kv::Pages;
+use crate::model::Stage;
+use crate::valve::Adapter;
+use std::sync::Arc;
+
+/// Names a sequence of an engine.
+pub(super) type SequenceId = usize;
+
+/// All that the sessions of an engine share.
+pub(super) struct Core {
+    stage: Box<dyn Stage>,
+    pages: Pages,
+    sequences: Vec<Option<Sequence>>,
+    adapters: Vec<Arc<Adapter>>,
+    plan: Plan,
+    logits: Vec<f32>,
+    pub limits: Limits,
+}
+
+/// Sizes fixed when the engine is made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Tokens of one sequence.
+    pub context: usize,
+    /// Rows of a step.
+    pub rows: usize,
+    /// Rows of a step whose logits may be wanted.
+    pub outputs: usize,
+    pub vocab: usize,
+}
+
+/// A step's rows, in buffers that are used again.
+#[derive(Default)]
+struct Plan {
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    openings: Vec<f32>,
+    spans: Vec<Span>,
+    /// The sequence of each span.
+    owners: Vec<SequenceId>,
+    pages: Vec<PageId>,
+    outputs: Vec<u32>,
+}
+
+impl Plan {
+    fn clear(&mut self) {
+        self.tokens.clear();
+        self.positions.clear();
+        self.openings.clear();
+        self.spans.clear();
+        self.owners.clear();
+        self.pages.clear();
+        self.outputs.clear();
+    }
+
+    /// Adds the next `rows` pending rows of a sequence.
+    fn push(&mut self, id: SequenceId, s: &Sequence, rows: usize) {
+        let first = self.tokens.len() as u32;
+        let table = self.pages.len() as u32;
+        for position in s.computed..s.computed + rows {
+            self.tokens.push(s.tokens[position]);
+            self.positions.push(position as u32);
+            self.openings.extend((0..s.settings.len()).map(|slot| s.proposed(slot, position)));
+        }
+        self.pages.extend_from_slice(&s.pages);
+        self.spans.push(Span { rows: first..self.tokens.len() as u32, table: table..self.pages.len() as u32 });
+        self.owners.push(id);
+    }
+
+    fn batch(&self, slots: usize) -> Batch<'_> {
+        Batch {
+            tokens: &self.tokens,
+            positions: &self.positions,
+            spans: &self.spans,
+            pages: &self.pages,
+            openings: &self.openings,
+            slots,
+            outputs: &self.outputs,
+        }
+    }
+}
+
+impl Core {
+    pub fn new(stage: Box<dyn Stage>, pages: usize, limits: Limits) -> Self {
+        let pages = Pages::new(pages);
+        let (plan, logits) = (Plan::default(), Vec::new());
+        Self { stage, pages, sequences: Vec::new(), adapters: Vec::new(), plan, logits, limits }
+    }
+
+    /// Attaches an adapter and returns its slot. What is computed stays, with the new slot closed.
+    pub fn attach(&mut self, adapter: Arc<Adapter>) -> Result<usize> {
+        let mut adapters = self.adapters.clone();
+        adapters.push(adapter);
+        self.stage.attach(&adapters)?;
+        self.adapters = adapters;
+        self.sequences.iter_mut().flatten().for_each(Sequence::add_slot);
+        Ok(self.adapters.len() - 1)
+    }
+
+    pub fn adapters(&self) -> &[Arc<Adapter>] {
+        &self.adapters
+    }
+
+    pub fn open(&mut self) -> SequenceId {
+        let sequence = Sequence::new(self.adapters.len(), self.limits.context);
+        let free = self.sequences.iter().position(Option::is_none);
+        let id = free.unwrap_or(self.sequences.len());
+        if free.is_none() {
+            self.sequences.push(None);
+        }
+        self.sequences[id] = Some(sequence);
+        id
+    }
+
+    pub fn close(&mut self, id: SequenceId) {
+        if let Some(mut sequence) = self.sequences[id].take() {
+            self.pages.shrink(&mut sequence.pages, 0);
+        }
+    }
+
+    /// A session's own sequence: there from `open` to `close`.
+    pub fn sequence(&mut self, id: SequenceId) -> &mut Sequence {
+        self.sequences[id].as_mut().expect("a session outlived its sequence")
+    }
+
+    fn check_token(&self, token: u32) -> Result<()> {
+        let vocab = self.limits.vocab;
+        if (token as usize) < vocab {
+            return Ok(());
+        }
+        Err(Error::argument("prompt", format!("token {token} is not in the vocabulary of {vocab}")))
+    }
+
+    /// Adds a token that was not drawn.
+    pub fn append(&mut self, id: SequenceId, token: u32) -> Result<()> {
+        self.check_token(token)?;
+        self.sequence(id).tokens.push(token);
+        Ok(())
+    }
+
+    /// Computes all pending rows of `id` and draws nothing.
+    pub fn finish(&mut self, id: SequenceId) -> Result<()> {
+        let sequence = self.sequence(id);
+        sequence.sampler = None;
+        sequence.wanted = sequence.pending() > 0;
+        while self.sequence(id).wanted {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// Makes the timeline of `id` the prompt `tokens`; returns how many of them are in the cache already.
+    pub fn prompt(&mut self, id: SequenceId, tokens: &[u32]) -> Result<usize> {
+        let context = self.limits.context;
+        if tokens.is_empty() {
+            return Err(Error::argument("prompt", "it has no tokens"));
+        }
+        tokens.iter().try_for_each(|token| self.check_token(*token))?;
+        if tokens.len() > context {
+            return Err(Error::ContextFull { needed: tokens.len(), capacity: context });
+        }
+        let Self { sequences, pages, .. } = self;
+        let sequence = sequences[id].as_mut().expect("a session outlived its sequence");
+        sequence.replace(tokens);
+        pages.shrink(&mut sequence.pages, sequence.computed);
+        Ok(sequence.computed)
+    }
+
+    /// Runs one step for every sequence that waits for a token: single rows first, then prompts, as many rows
+    /// as fit. Sequences whose last row came out get their next token.
+    pub fn step(&mut self) -> Result<()> {
+        self.plan.clear();
+        let mut room = self.limits.rows;
+        for prompts in [false, true] {
+            for (id, slot) in self.sequences.iter_mut().enumerate() {
+                let Some(s) = slot.as_mut().filter(|s| s.wanted && (s.pending() > 1) == prompts) else { continue };
+                if self.plan.outputs.len() == self.limits.outputs {
+                    break;
+                }
+                let rows = s.pending().min(room);
+                if rows == 0 {
+                    continue;
+                }
+                if s.computed + rows > self.limits.context {
+                    return Err(Error::ContextFull { needed: s.computed + rows, capacity: self.limits.context });
+                }
+                self.pages.grow(&mut s.pages, s.computed + rows)?;
+                self.plan.push(id, s, rows);
+                room -= rows;
+                if rows == s.pending() {
+                    self.plan.outputs.push(self.plan.tokens.len() as u32 - 1);
+                }
+            }
+        }
+        self.run()?;
+        self.commit();
+        Ok(())
+    }
+
+    /// Whether a sequence waits for a token.
+    pub fn any_wanted(&self) -> bool {
+        self.sequences.iter().flatten().any(|s| s.wanted)
+    }
+
+    fn run(&mut self) -> Result<()> {
+        self.logits.resize(self.plan.outputs.len() * self.limits.vocab, 0.0);
+        self.stage.step(&self.plan.batch(self.adapters.len()), &mut self.logits)
+    }
+
+    /// Records the rows as computed and draws tokens for the sequences that are complete.
+    fn commit(&mut self) {
+        let slots = self.adapters.len();
+        let mut logits = self.logits.chunks_exact(self.limits.vocab);
+        for (span, id) in self.plan.spans.iter().zip(&self.plan.owners) {
+            let Some(s) = self.sequences[*id].as_mut() else { continue };
+            let rows = span.rows.start as usize..span.rows.end as usize;
+            s.used.extend_from_slice(&self.plan.openings[rows.start * slots..rows.end * slots]);
+            s.computed += rows.len();
+            if s.pending() > 0 {
+                continue;
+            }
+            s.wanted = false;
+            if let (Some(logits), Some(sampler)) = (logits.next(), s.sampler.as_mut()) {
+                let token = sampler.next(logits);
+                s.tokens.push(token);
+                s.mailbox.push_back(token);
+            }
+        }
+    }
+
+    /// Computes the pending rows of `id` alone and hands out the logits of each, in order. A chunk has as many
+    /// rows as logits may be wanted of; the bits do not depend on it.
+    pub fn score(&mut self, id: SequenceId, each: &mut dyn FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
+        loop {
+            self.plan.clear();
+            let s = self.sequences[id].as_mut().expect("a session outlived its sequence");
+            let (first, rows) = (s.computed, s.pending().min(self.limits.outputs));
+            if rows == 0 {
+                return Ok(());
+            }
+            self.pages.grow(&mut s.pages, first + rows)?;
+            self.plan.push(id, s, rows);
+            self.plan.outputs.extend(0..rows as u32);
+            self.run()?;
+            let s = self.sequences[id].as_mut().expect("a session outlived its sequence");
+            s.used.extend_from_slice(&self.plan.openings);
+            s.computed += rows;
+            let logits = self.logits.chunks_exact(self.limits.vocab);
+            logits.enumerate().try_for_each(|(i, row)| each(first + i, row))?;
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The engine: one model on one device, stepping all its sessions together.
+
+mod core;
+mod sequence;
+mod session;
+
+pub use session::{Cancel, Event, Generation, Session, Stop};
+
+use self::core::{Core, Limits};
+use crate::backend::Precision;
+use crate::cpu::Cpu;
+use crate::error::{Error, Result};
+use crate::kv::Pages;
+use crate::model::{Forward, Model, StageSpec, Weights};
+use crate::tensor::TensorType;
+use crate::valve::Adapter;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// How an engine is made.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Threads of the processor; all of it by default.
+    pub threads: usize,
+    /// Tokens of one session, prompt and answer together; 0 takes what the model was trained on.
+    pub context: usize,
+    /// Sessions whose caches must fit at the same time.
+    pub sessions: usize,
+    /// Rows of a step: how much of a prompt is computed at once.
+    pub batch: usize,
+    /// Type of cached keys and values: F16 or F32.
+    pub kv_type: TensorType,
+    pub precision: Precision,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let kv_type = TensorType::F16;
+        Self { threads, context: 0, sessions: 1, batch: 512, kv_type, precision: Precision::default() }
+    }
+}
+
+/// Rows whose logits a step can return, if more are wanted than there are sessions.
+const MIN_OUTPUTS: usize = 16;
+
+/// A model loaded on a device. Cheap to clone; clones share everything.
+#[derive(Clone)]
+pub struct Engine {
+    model: Arc<Model>,
+    core: Arc<Mutex<Core>>,
+}
+
+/// An attached adapter: which opening turns it.
+#[derive(Clone, Debug)]
+pub struct Valve {
+    slot: usize,
+    adapter: Arc<Adapter>,
+}
+
+impl Valve {
+    /// What the file holds.
+    pub fn adapter(&self) -> &Adapter {
+        &self.adapter
+    }
+}
+
+impl Engine {
+    /// Loads `model` on the processor.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] naming the option that is out of range; the errors of
+    /// [`Weights::load`].
+    pub fn new(model: Arc<Model>, options: &EngineOptions) -> Result<Self> {
+        Self::with_progress(model, options, &mut |_| true)
+    }
+
+    /// The same; `progress` hears the fraction done and returns whether to go on.
+    ///
+    /// # Errors
+    /// Those of [`Engine::new`], and [`Error::Cancelled`].
+    pub fn with_progress(
+        model: Arc<Model>,
+        options: &EngineOptions,
+        progress: &mut dyn FnMut(f32) -> bool,
+    ) -> Result<Self> {
+        let positive = |name, value| {
+            if value == 0 { Err(Error::argument(name, "must be at least 1")) } else { Ok(()) }
+        };
+        positive("sessions", options.sessions)?;
+        positive("batch", options.batch)?;
+        let config = model.config();
+        let context = if options.context == 0 { config.context } else { options.context };
+        let pages = Pages::needed(context).checked_mul(options.sessions);
+        let pages = pages.filter(|p| u32::try_from(*p).is_ok());
+        let Some(pages) = pages else {
+            return Err(Error::argument("context", format!("{context} tokens in {} sessions", options.sessions)));
+        };
+        let rows = options.batch.min(context.saturating_mul(options.sessions)).max(options.sessions);
+        let outputs = options.sessions.max(MIN_OUTPUTS.min(rows));
+        let backend = Cpu::new(options.threads, options.precision)?;
+        let weights = Arc::new(Weights::load(model.gguf(), config, &backend, progress)?);
+        let spec = StageSpec { rows, outputs, pages, kv_type: options.kv_type };
+        let stage = Box::new(Forward::new(backend, config.clone(), weights, spec)?);
+        let limits = Limits { context, rows, outputs, vocab: config.vocab };
+        let core = Arc::new(Mutex::new(Core::new(stage, pages, limits)));
+        Ok(Self { model, core })
+    }
+
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Tokens that fit one session.
+    pub fn context(&self) -> usize {
+        self.lock().limits.context
+    }
+
+    /// Attaches an adapter, closed in every session until a dial opens it. Sessions keep their caches.
+    ///
+    /// # Errors
+    /// Those of [`Adapter::open`].
+    pub fn attach(&self, path: impl AsRef<Path>) -> Result<Valve> {
+        let adapter = Adapter::open(path.as_ref(), self.model.config(), self.model.has_output())?;
+        self.attach_adapter(adapter)
+    }
+
+    /// The same, of an adapter already read for this model.
+    pub fn attach_adapter(&self, adapter: Adapter) -> Result<Valve> {
+        let adapter = Arc::new(adapter);
+        let slot = self.lock().attach(adapter.clone())?;
+        Ok(Valve { slot, adapter })
+    }
+
+    /// Files attached so far, in the order of their slots.
+    pub fn adapters(&self) -> Vec<Arc<Adapter>> {
+        self.lock().adapters().to_vec()
+    }
+
+    /// An empty timeline.
+    pub fn session(&self) -> Session {
+        Session::new(self.clone())
+    }
+
+    /// Brings every one of `generations` to its next token in shared steps: their rows read the weights once.
+    /// The tokens are then delivered by `next`, without further work.
+    ///
+    /// # Errors
+    /// Those of a step; see [`Generation`].
+    pub fn advance<'a, 'b: 'a>(&self, generations: impl IntoIterator<Item = &'a mut Generation<'b>>) -> Result<()> {
+        let mut core = self.lock();
+        let mut last = None;
+        for generation in generations {
+            if let Some(id) = generation.request(&mut core)? {
+                last = Some(id);
+            }
+        }
+        let Some(id) = last else { return Ok(()) };
+        while core.any_wanted() {
+            core.step()?;
+        }
+        debug_assert!(!core.sequence(id).mailbox.is_empty());
+        Ok(())
+    }
+
+    /// A panic inside a step leaves the core as the step found it but for rows already in the cache, which are
+    /// not counted as computed; so a poisoned lock is taken as it is.
+    fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}

@@ -1,0 +1,236 @@
+//! A session: one timeline of an engine, and the iterator that extends it.
+
+use super::core::{Core, SequenceId};
+use super::{Engine, Valve};
+use crate::error::{Error, Result};
+use crate::sampler::{Sampler, Sampling};
+use crate::tokenizer::Decoder;
+use crate::valve::{Dial, Scope, Setting};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Stops the generation of a session from any thread.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// The running generation ends with [`Error::Cancelled`] before its next step, in mid-prompt too.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn reset(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// A timeline of tokens in an engine: a prompt and what was generated after it. Closed when dropped.
+pub struct Session {
+    engine: Engine,
+    id: SequenceId,
+    cancel: Cancel,
+}
+
+impl Session {
+    pub(super) fn new(engine: Engine) -> Self {
+        let id = engine.lock().open();
+        Self { engine, id, cancel: Cancel::default() }
+    }
+
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Sets the dial of an attached adapter. It acts from the next row on, in mid-answer too; what is in the
+    /// cache stays until the next [`Session::prompt`].
+    pub fn set(&mut self, valve: &Valve, dial: Dial, scope: Scope) {
+        self.engine.lock().sequence(self.id).settings[valve.slot] = Setting { dial, scope };
+    }
+
+    /// Makes the timeline `tokens`, and keeps the cached prefix that has the same tokens and was computed with
+    /// the openings the dials now propose. Returns the number of tokens kept; the others are computed by the
+    /// next generation.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for no tokens or one outside the vocabulary; [`Error::ContextFull`]. The timeline
+    /// is then unchanged.
+    pub fn prompt(&mut self, tokens: &[u32]) -> Result<usize> {
+        self.engine.lock().prompt(self.id, tokens)
+    }
+
+    /// Draws at most `limit` tokens after the timeline. Tokens of the model's end set end it; they are part of
+    /// the timeline.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] naming a sampling field out of range, or for a session without a prompt.
+    pub fn generate(&mut self, sampling: &Sampling, limit: usize) -> Result<Generation<'_>> {
+        let mut core = self.engine.lock();
+        let sampler = Sampler::new(sampling.clone(), core.limits.vocab)?;
+        let sequence = core.sequence(self.id);
+        if sequence.pending() == 0 {
+            return Err(Error::argument("prompt", "set one before generating"));
+        }
+        sequence.sampler = Some(sampler);
+        drop(core);
+        self.cancel.reset();
+        Ok(Generation { session: self, left: limit, done: false, decoder: Decoder::new() })
+    }
+
+    /// Computes the prompt, then adds `tokens` one row at a time as if they had been drawn; logits are computed
+    /// at every step and dropped. What a benchmark of decoding wants.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a token outside the vocabulary, and those of a step.
+    pub fn extend(&mut self, tokens: &[u32]) -> Result<()> {
+        let mut core = self.engine.lock();
+        core.finish(self.id)?;
+        for token in tokens {
+            core.append(self.id, *token)?;
+            core.finish(self.id)?;
+        }
+        Ok(())
+    }
+
+    /// Logits after every token of the prompt, in order: `each(position, [vocab])`. Only positions that
+    /// [`Session::prompt`] did not keep are computed.
+    ///
+    /// # Errors
+    /// Those of a step, and whatever `each` returns.
+    pub fn score(&mut self, mut each: impl FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
+        self.engine.lock().score(self.id, &mut each)
+    }
+
+    /// The timeline.
+    pub fn tokens(&self) -> Vec<u32> {
+        self.engine.lock().sequence(self.id).tokens.clone()
+    }
+
+    /// The openings of `valve` as used, one for every token that is in the cache.
+    pub fn openings(&self, valve: &Valve) -> Vec<f32> {
+        let mut core = self.engine.lock();
+        let sequence = core.sequence(self.id);
+        sequence.used.iter().skip(valve.slot).step_by(sequence.settings.len()).copied().collect()
+    }
+
+    /// A handle that stops the generation.
+    pub fn cancel_handle(&self) -> Cancel {
+        self.cancel.clone()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.engine.lock().close(self.id);
+    }
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The model drew a token of its end set.
+    End,
+    /// The limit was reached.
+    Limit,
+}
+
+/// One token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub token: u32,
+    /// The text that is certain with this token: empty while a character is incomplete, and for control tokens.
+    pub text: String,
+    /// Set with the last token.
+    pub stop: Option<Stop>,
+}
+
+/// An iterator over generated tokens. It computes when asked; dropping it stops.
+///
+/// It yields [`Error::Cancelled`], [`Error::ContextFull`] or a device's error once, then ends; the timeline
+/// holds what was generated before.
+pub struct Generation<'a> {
+    session: &'a mut Session,
+    left: usize,
+    done: bool,
+    decoder: Decoder,
+}
+
+impl Generation<'_> {
+    /// The session that grows.
+    pub fn session(&self) -> &Session {
+        self.session
+    }
+
+    /// Sets a dial in mid-answer; see [`Session::set`].
+    pub fn set(&mut self, valve: &Valve, dial: Dial, scope: Scope) {
+        self.session.set(valve, dial, scope);
+    }
+
+    /// Asks for a token unless one waits or the generation is over.
+    pub(super) fn request(&self, core: &mut Core) -> Result<Option<SequenceId>> {
+        if self.done || self.left == 0 {
+            return Ok(None);
+        }
+        if self.session.cancel.is_set() {
+            return Err(Error::Cancelled);
+        }
+        let sequence = core.sequence(self.session.id);
+        if !sequence.mailbox.is_empty() {
+            return Ok(None);
+        }
+        sequence.wanted = true;
+        Ok(Some(self.session.id))
+    }
+
+    fn token(&self) -> Result<u32> {
+        let id = self.session.id;
+        loop {
+            let mut core = self.session.engine.lock();
+            if let Some(token) = core.sequence(id).mailbox.pop_front() {
+                return Ok(token);
+            }
+            self.request(&mut core)?;
+            core.step()?;
+        }
+    }
+}
+
+impl Iterator for Generation<'_> {
+    type Item = Result<Event>;
+
+    fn next(&mut self) -> Option<Result<Event>> {
+        if self.done || self.left == 0 {
+            return None;
+        }
+        let token = match self.token() {
+            Ok(token) => token,
+            Err(error) => {
+                self.done = true;
+                return Some(Err(error));
+            }
+        };
+        self.left -= 1;
+        let tokenizer = self.session.engine.model().tokenizer();
+        let end = tokenizer.is_end(token);
+        let stop = if end { Some(Stop::End) } else { (self.left == 0).then_some(Stop::Limit) };
+        self.done = stop.is_some();
+        let bytes = if end || tokenizer.is_control(token) { Ok(&[][..]) } else { tokenizer.token_bytes(token) };
+        Some(bytes.map(|bytes| {
+            let mut text = self.decoder.push(bytes);
+            if self.done {
+                text.push_str(&self.decoder.flush());
+            }
+            Event { token, text, stop }
+        }))
+    }
+}
+
+impl Drop for Generation<'_> {
+    fn drop(&mut self) {
+        let mut core = self.session.engine.lock();
+        core.sequence(self.session.id).wanted = false;
+    }
+}

@@ -1,0 +1,160 @@
+//! The forward pass: one for all backends and architectures.
+
+use super::config::Config;
+use super::load::{FanKind, Layer, Weights};
+use crate::backend::{Backend, Batch, CacheSpec, Input, Owed};
+use crate::error::Result;
+use crate::kv::PAGE_LEN;
+use crate::tensor::TensorType;
+use crate::valve::{Adapter, ValveSet};
+use std::sync::Arc;
+
+/// How much a stage must be able to hold.
+#[derive(Clone, Copy, Debug)]
+pub struct StageSpec {
+    /// Rows of the largest batch.
+    pub rows: usize,
+    /// Rows of a batch whose logits may be wanted.
+    pub outputs: usize,
+    /// Pages of the key/value cache.
+    pub pages: usize,
+    /// Type of keys and values: F32 or F16.
+    pub kv_type: TensorType,
+}
+
+/// A model's layers on a device, behind one dynamic call a step.
+pub trait Stage: Send {
+    /// Replaces the attached adapters; adapter i answers to column i of the openings.
+    fn attach(&mut self, adapters: &[Arc<Adapter>]) -> Result<()>;
+    /// Runs the batch; `logits` gets `[batch.outputs.len(), vocab]`.
+    fn step(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()>;
+}
+
+/// Activations of a step, each `[rows, width]`.
+struct Buffers<B: Backend> {
+    /// The residual stream.
+    h: B::Buf,
+    q: B::Buf,
+    k: B::Buf,
+    v: B::Buf,
+    attn: B::Buf,
+    gate: B::Buf,
+    up: B::Buf,
+    /// What a half of a layer adds to the residual.
+    y: B::Buf,
+    logits: B::Buf,
+    /// Shrunk activations of the fan whose outputs are being consumed, and of the one after it.
+    u: [B::Buf; 2],
+}
+
+/// All layers of a model on one backend.
+pub struct Forward<B: Backend> {
+    backend: B,
+    config: Config,
+    weights: Arc<Weights<B>>,
+    valves: Arc<ValveSet<B>>,
+    cache: B::Cache,
+    buffers: Buffers<B>,
+    spec: StageSpec,
+}
+
+impl<B: Backend> Forward<B> {
+    /// Buffers and a cache of the stated size; no adapters.
+    pub fn new(backend: B, config: Config, weights: Arc<Weights<B>>, spec: StageSpec) -> Result<Self> {
+        let heads = &config.heads;
+        let (q_width, kv_width) = (heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
+        let buf = |cols| backend.buf(spec.rows, cols);
+        let buffers = Buffers {
+            h: buf(config.embed)?,
+            q: buf(q_width)?,
+            k: buf(kv_width)?,
+            v: buf(kv_width)?,
+            attn: buf(q_width)?,
+            gate: buf(config.ffn)?,
+            up: buf(config.ffn)?,
+            y: buf(config.embed)?,
+            logits: backend.buf(spec.outputs, config.vocab)?,
+            u: [buf(0)?, buf(0)?],
+        };
+        let cache = backend.cache(&CacheSpec {
+            layers: config.layers,
+            kv_heads: heads.kv_heads,
+            head_dim: heads.head_dim,
+            pages: spec.pages,
+            page_len: PAGE_LEN,
+            ty: spec.kv_type,
+        })?;
+        let valves = Arc::new(ValveSet::build(&backend, &[], config.layers)?);
+        Ok(Self { backend, config, weights, valves, cache, buffers, spec })
+    }
+
+    /// The device below.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    fn attention_half(&mut self, index: usize, layer: &Layer<B>, valves: &ValveSet<B>) -> Result<()> {
+        let Buffers { h, q, k, v, attn, y, u: [u, u_out], .. } = &mut self.buffers;
+        let (backend, config) = (&mut self.backend, &self.config);
+        let x = Input::Normed { x: h, weight: &layer.attn_norm, eps: config.norm_eps };
+        let delta = valves.delta(Some(index), FanKind::Qkv);
+        backend.project(&mut [&mut *q, &mut *k, &mut *v], u, x, &layer.qkv, delta)?;
+        let owed = delta.map(|delta| Owed { u, delta });
+        backend.rope_store([&mut *q, k, v], owed, &mut self.cache, index, &config.rope, &config.heads)?;
+        backend.attend(attn, q, &self.cache, index, &config.heads)?;
+        let delta = valves.delta(Some(index), FanKind::AttnOutput);
+        backend.project(&mut [&mut *y], u_out, Input::Raw(attn), &layer.attn_output, delta)?;
+        backend.add(h, y, delta.map(|delta| Owed { u: u_out, delta }))
+    }
+
+    fn ffn_half(&mut self, index: usize, layer: &Layer<B>, valves: &ValveSet<B>) -> Result<()> {
+        let Buffers { h, gate, up, y, u: [u, u_down], .. } = &mut self.buffers;
+        let (backend, config) = (&mut self.backend, &self.config);
+        let x = Input::Normed { x: h, weight: &layer.ffn_norm, eps: config.norm_eps };
+        let delta = valves.delta(Some(index), FanKind::GateUp);
+        backend.project(&mut [&mut *gate, &mut *up], u, x, &layer.gate_up, delta)?;
+        let x = Input::Gated { gate, up, owed: delta.map(|delta| Owed { u, delta }) };
+        let delta = valves.delta(Some(index), FanKind::Down);
+        backend.project(&mut [&mut *y], u_down, x, &layer.down, delta)?;
+        backend.add(h, y, delta.map(|delta| Owed { u: u_down, delta }))
+    }
+
+    fn head(&mut self, valves: &ValveSet<B>) -> Result<()> {
+        let Buffers { h, logits, u: [u, _], .. } = &mut self.buffers;
+        let x = Input::NormedOutputs { x: h, weight: &self.weights.norm, eps: self.config.norm_eps };
+        let delta = valves.delta(None, FanKind::Head);
+        self.backend.project(&mut [&mut *logits], u, x, &self.weights.head, delta)?;
+        match delta {
+            Some(delta) => self.backend.settle_outputs(logits, Owed { u, delta }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<B> Stage for Forward<B>
+where
+    B: Backend + Send,
+{
+    fn attach(&mut self, adapters: &[Arc<Adapter>]) -> Result<()> {
+        let valves = ValveSet::build(&self.backend, adapters, self.config.layers)?;
+        let u = |valves: &ValveSet<B>| self.backend.buf(self.spec.rows, valves.rank());
+        self.buffers.u = [u(&valves)?, u(&valves)?];
+        self.valves = Arc::new(valves);
+        Ok(())
+    }
+
+    fn step(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()> {
+        let (weights, valves) = (self.weights.clone(), self.valves.clone());
+        self.backend.begin(batch)?;
+        self.backend.embed(&mut self.buffers.h, &weights.embed)?;
+        for (index, layer) in weights.layers.iter().enumerate() {
+            self.attention_half(index, layer, &valves)?;
+            self.ffn_half(index, layer, &valves)?;
+        }
+        if batch.outputs.is_empty() {
+            return Ok(());
+        }
+        self.head(&valves)?;
+        self.backend.download(&self.buffers.logits, logits)
+    }
+}

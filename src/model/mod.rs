@@ -1,0 +1,88 @@
+//! Models: what a file says, its weights on a backend, and the forward pass over them.
+
+mod config;
+mod forward;
+mod load;
+mod vocab;
+
+pub use config::{ARCHITECTURES, Architecture, Config};
+pub use forward::{Forward, Stage, StageSpec};
+pub use load::{FanKind, Layer, Site, Weights};
+
+pub(crate) use config::floats;
+
+use crate::chat::{Message, Template};
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use crate::tokenizer::Tokenizer;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A model file: mapped, checked, immutable. Engines share it by `Arc`.
+pub struct Model {
+    gguf: Gguf,
+    config: Config,
+    tokenizer: Tokenizer,
+}
+
+impl Model {
+    /// Maps a GGUF file and reads its keys. The weights stay in the file.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::error::Error::Io), [`Error::Malformed`](crate::error::Error::Malformed) or
+    /// [`Error::Unsupported`](crate::error::Error::Unsupported), naming the file and what is wrong with it.
+    pub fn open(path: impl AsRef<Path>) -> Result<Arc<Self>> {
+        Self::new(Gguf::open(path.as_ref())?)
+    }
+
+    /// The same, of a file already read.
+    pub fn new(gguf: Gguf) -> Result<Arc<Self>> {
+        let config = Config::read(&gguf)?;
+        let tokenizer = vocab::tokenizer(&gguf, config.vocab)?;
+        Ok(Arc::new(Self { gguf, config, tokenizer }))
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The file: its metadata and tensors.
+    pub fn gguf(&self) -> &Gguf {
+        &self.gguf
+    }
+
+    pub fn path(&self) -> &Path {
+        self.gguf.path()
+    }
+
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The file's chat template, compiled; `None` if it has none. A file whose template is broken can still be
+    /// used without it.
+    ///
+    /// # Errors
+    /// [`Error::Template`] if it does not compile.
+    pub fn template(&self) -> Result<Option<Template>> {
+        let Some(source) = self.gguf.str("tokenizer.chat_template")? else { return Ok(None) };
+        let text = |id: Option<u32>| id.map_or(Ok("".into()), |id| self.tokenizer.piece(id));
+        Template::new(source, &text(self.tokenizer.bos())?, &text(self.tokenizer.eos())?).map(Some)
+    }
+
+    /// A conversation as the model was trained to read it, up to where its answer starts.
+    ///
+    /// # Errors
+    /// [`Error::Template`] if the file has no template, or it fails or exceeds its limits.
+    pub fn render_chat(&self, messages: &[Message]) -> Result<String> {
+        match self.template()? {
+            Some(template) => template.render(messages, true),
+            None => Err(Error::Template(format!("{} has none", self.path().display()))),
+        }
+    }
+
+    /// Whether the output projection is a tensor of its own, not the embedding's.
+    pub fn has_output(&self) -> bool {
+        self.gguf.info("output.weight").is_some()
+    }
+}

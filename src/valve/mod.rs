@@ -1,0 +1,100 @@
+//! Valves: low-rank deltas on a model's weights, opened by α while the model runs.
+//!
+//! ```text
+//! y = W·x + α · s · B·(A·x)         s = lora_alpha / rank, stored with the adapter
+//! ```
+//!
+//! α = 0 is the base model bit for bit; 1 is the adapter as trained; above 1 extrapolates, below 0 turns the
+//! other way. Whether a chain of thought gets shorter or longer with α belongs to the adapter: one trained
+//! towards short solutions shortens. Source: CoT-Valve, arXiv 2502.09601.
+
+mod dial;
+mod load;
+
+pub use dial::{Dial, Scope, Setting};
+pub use load::{Adapter, Pair};
+
+use crate::backend::{Linear, Term};
+use crate::error::Result;
+use crate::model::{FanKind, Site};
+use std::sync::Arc;
+
+/// Every attached adapter's terms on a backend, fan by fan. Adapter i turns by slot i.
+///
+/// A set never changes: attaching another adapter makes another set, which takes the old one's place between
+/// two steps.
+pub struct ValveSet<B: Linear> {
+    /// One entry a layer.
+    layers: Vec<LayerDeltas<B>>,
+    head: Option<B::Delta>,
+    slots: usize,
+    rank: usize,
+}
+
+struct LayerDeltas<B: Linear> {
+    qkv: Option<B::Delta>,
+    attn_output: Option<B::Delta>,
+    gate_up: Option<B::Delta>,
+    down: Option<B::Delta>,
+}
+
+impl<B: Linear> ValveSet<B> {
+    /// Hands the pairs of `adapters` to the backend.
+    pub fn build(backend: &B, adapters: &[Arc<Adapter>], layers: usize) -> Result<Self> {
+        let mut rank = 0;
+        let mut delta = |layer: Option<usize>, fan: FanKind| -> Result<Option<B::Delta>> {
+            let terms = terms_at(adapters, layer, fan);
+            rank = rank.max(terms.iter().map(|t| t.b.dims[0]).sum());
+            if terms.is_empty() { Ok(None) } else { backend.delta(&terms).map(Some) }
+        };
+        let mut built = Vec::with_capacity(layers);
+        for layer in (0..layers).map(Some) {
+            built.push(LayerDeltas {
+                qkv: delta(layer, FanKind::Qkv)?,
+                attn_output: delta(layer, FanKind::AttnOutput)?,
+                gate_up: delta(layer, FanKind::GateUp)?,
+                down: delta(layer, FanKind::Down)?,
+            });
+        }
+        let head = delta(None, FanKind::Head)?;
+        Ok(Self { layers: built, head, slots: adapters.len(), rank })
+    }
+
+    /// Columns of a batch's openings.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// Columns that the widest delta needs in u.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// The delta on a fan of `layer`, or of the head.
+    pub fn delta(&self, layer: Option<usize>, fan: FanKind) -> Option<&B::Delta> {
+        let Some(layer) = layer else { return self.head.as_ref() };
+        let deltas = &self.layers[layer];
+        match fan {
+            FanKind::Qkv => deltas.qkv.as_ref(),
+            FanKind::AttnOutput => deltas.attn_output.as_ref(),
+            FanKind::GateUp => deltas.gate_up.as_ref(),
+            FanKind::Down => deltas.down.as_ref(),
+            FanKind::Head => self.head.as_ref(),
+        }
+    }
+}
+
+/// The terms of all adapters on one fan, by slot, then by output.
+fn terms_at(adapters: &[Arc<Adapter>], layer: Option<usize>, fan: FanKind) -> Vec<Term<'_>> {
+    let mut terms = Vec::new();
+    for (slot, adapter) in adapters.iter().enumerate() {
+        for pair in adapter.pairs() {
+            let Site { output, .. } = pair.site;
+            if (pair.site.layer, pair.site.fan) == (layer, fan) {
+                terms.push(Term { output, slot, scale: pair.scale, a: &pair.a, b: &pair.b });
+            }
+        }
+    }
+    terms.sort_by_key(|t| (t.slot, t.output));
+    terms
+}

@@ -1,0 +1,174 @@
+//! Block formats against ggml's own code: what a file's bytes mean, and which bytes an encoder writes, bit for bit.
+#![cfg(feature = "ggml")]
+
+use cotvalve::quant::{self, act};
+use cotvalve::tensor::TensorType;
+
+const QUANTIZED: [TensorType; 3] = [TensorType::Q4_0, TensorType::Q4_1, TensorType::Q8_0];
+
+/// A xorshift generator: random bytes, and floats of the kinds that weights come in.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn bytes(&mut self, n: usize) -> Vec<u8> {
+        (0..n).map(|_| (self.next() >> 32) as u8).collect()
+    }
+
+    /// Uniform in −1..1.
+    fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+}
+
+fn dequantize(ty: TensorType, bytes: &[u8]) -> Vec<f32> {
+    let mut values = vec![0.0; bytes.len() / ty.block_bytes() * ty.block_len()];
+    quant::dequantize(ty, bytes, &mut values);
+    values
+}
+
+fn encode(ty: TensorType, values: &[f32]) -> Vec<u8> {
+    let mut bytes = vec![0; ty.row_bytes(values.len()).unwrap()];
+    quant::encode(ty, values, &mut bytes);
+    bytes
+}
+
+fn assert_same_values(ty: TensorType, bytes: &[u8]) {
+    let (ours, theirs) = (dequantize(ty, bytes), ggml_sys::dequantize(ty as u32, bytes).unwrap());
+    assert_eq!(ours.len(), theirs.len());
+    for (i, (a, b)) in ours.iter().zip(&theirs).enumerate() {
+        assert!(a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan(), "{ty} value {i}: {a:e}, ggml has {b:e}");
+    }
+}
+
+fn assert_same_bytes(ty: TensorType, values: &[f32]) {
+    let (ours, theirs) = (encode(ty, values), ggml_sys::quantize(ty as u32, values).unwrap());
+    let blocks = ours.chunks(ty.block_bytes()).zip(theirs.chunks(ty.block_bytes()));
+    for ((a, b), x) in blocks.zip(values.chunks(ty.block_len())) {
+        assert_eq!(a, b, "{ty}: ours and ggml's block of {x:?}");
+    }
+    assert_eq!(ours.len(), theirs.len());
+}
+
+#[test]
+fn types_are_ggmls() {
+    for ty in TensorType::ALL {
+        let theirs = ggml_sys::type_traits(ty as u32).unwrap();
+        assert_eq!((theirs.name, theirs.block_len, theirs.block_bytes), (ty.name(), ty.block_len(), ty.block_bytes()));
+        assert_eq!(theirs.is_quantized, ty.is_quantized());
+    }
+}
+
+#[test]
+fn random_bytes_dequantize_to_the_same_bits() {
+    let mut random = Random(1);
+    for ty in TensorType::ALL {
+        for _ in 0..64 {
+            assert_same_values(ty, &random.bytes(ty.row_bytes(2048).unwrap()));
+        }
+    }
+}
+
+#[test]
+fn every_f16_scale_and_every_16_bit_float_reads_the_same() {
+    let mut random = Random(2);
+    let halves: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+    assert_same_values(TensorType::F16, &halves);
+    assert_same_values(TensorType::BF16, &halves);
+    for ty in QUANTIZED {
+        let mut row = random.bytes(ty.block_bytes() << 16);
+        for (block, scale) in row.chunks_mut(ty.block_bytes()).zip(0..=u16::MAX) {
+            block[..2].copy_from_slice(&scale.to_le_bytes());
+        }
+        assert_same_values(ty, &row);
+    }
+    let mut row = random.bytes(TensorType::Q4_1.block_bytes() << 16);
+    for (block, min) in row.chunks_mut(20).zip(0..=u16::MAX) {
+        block[2..4].copy_from_slice(&min.to_le_bytes());
+    }
+    assert_same_values(TensorType::Q4_1, &row);
+}
+
+/// Blocks that meet an encoder's corners: ties, one sign, one outlier, zeros of both signs, constants, tiny and huge.
+fn corners(random: &mut Random) -> Vec<Vec<f32>> {
+    let mut blocks: Vec<Vec<f32>> = vec![vec![0.0; 32], vec![-0.0; 32]];
+    for value in [1.0, -1.0, 0.3, 65504.0, 1e-8, 1e-40, -1e-40, 1e30, f32::MIN_POSITIVE] {
+        blocks.push(vec![value; 32]);
+        blocks.push((0..32).map(|i| if i == 7 { value } else { 0.0 }).collect());
+        blocks.push((0..32).map(|i| if i % 2 == 0 { value } else { -value }).collect());
+    }
+    for n in [7.0, 7.5, 8.0, 15.0, 127.0, 254.0] {
+        // Multiples of half a step, with the ends in either order: every rounding is a tie.
+        blocks.push((0..32).map(|i| (i as f32 - 16.0) / n).collect());
+        blocks.push((0..32).map(|i| (16.0 - i as f32) / n).collect());
+        blocks.push((0..32).map(|i| (i as f32 + 0.5) / n).collect());
+    }
+    for exponent in -44..37 {
+        let scale = 10f64.powi(exponent);
+        blocks.push((0..32).map(|_| (f64::from(random.unit()) * scale) as f32).collect());
+        blocks.push((0..32).map(|_| (f64::from(random.unit().abs() + 1.0) * scale) as f32).collect());
+    }
+    blocks
+}
+
+/// Where the step is so small that its inverse is infinite, ggml converts NaN or infinity to an integer, which C leaves
+/// undefined: nothing to agree on.
+fn is_defined(ty: TensorType, block: &[f32]) -> bool {
+    let peak = block.iter().fold(0f32, |m, v| m.max(v.abs()));
+    !ty.is_quantized() || peak == 0.0 || peak > 1e-36
+}
+
+#[test]
+fn encoders_write_the_same_bytes() {
+    let mut random = Random(3);
+    let blocks = corners(&mut random);
+    for ty in TensorType::ALL {
+        blocks.iter().filter(|block| is_defined(ty, block)).for_each(|block| assert_same_bytes(ty, block));
+        for _ in 0..256 {
+            let cubes: Vec<f32> = (0..2048).map(|_| random.unit().powi(3)).collect();
+            assert_same_bytes(ty, &cubes);
+        }
+    }
+}
+
+#[test]
+fn finite_floats_of_every_kind_shorten_to_the_same_bits() {
+    let mut random = Random(4);
+    let values: Vec<f32> =
+        (0..1 << 20).map(|_| f32::from_bits(random.next() as u32)).filter(|v| v.is_finite()).collect();
+    assert_same_bytes(TensorType::F16, &values);
+    assert_same_bytes(TensorType::BF16, &values);
+}
+
+/// Root mean square of the dots' errors against dequantized weights times unrounded activations: ours, then ggml's.
+fn dot_errors(ty: TensorType, random: &mut Random, n: usize, rows: usize) -> (f64, f64) {
+    let (mut ours, mut theirs) = (0.0, 0.0);
+    for _ in 0..rows {
+        let w: Vec<f32> = (0..n).map(|_| random.unit()).collect();
+        let x: Vec<f32> = (0..n).map(|_| random.unit() * 3.0).collect();
+        let row = encode(ty, &w);
+        let exact: f64 = dequantize(ty, &row).iter().zip(&x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+        let mut acts = act::Acts::new(1, n);
+        act::quantize(&x, acts.rows_mut().next().unwrap());
+        ours += (f64::from(quant::dot_int8(ty, &row, acts.row(0))) - exact).powi(2);
+        theirs += (f64::from(ggml_sys::vec_dot(ty as u32, &row, &x).unwrap()) - exact).powi(2);
+    }
+    ((ours / rows as f64).sqrt(), (theirs / rows as f64).sqrt())
+}
+
+#[test]
+fn int8_dots_err_no_more_than_ggmls() {
+    let mut random = Random(5);
+    for ty in QUANTIZED {
+        for n in [32, 576, 1536] {
+            let (ours, theirs) = dot_errors(ty, &mut random, n, 400);
+            assert!(ours > 0.0 && ours <= 1.05 * theirs, "{ty}, {n} values: error {ours:e}, ggml's {theirs:e}");
+        }
+    }
+}
