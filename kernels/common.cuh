@@ -17,7 +17,8 @@ constexpr int WARP = 32;
 // Values in a quantization block, of weights and of activations alike.
 constexpr int BLOCK = 32;
 
-// The sum over the warp, in every lane: pairs at distance 16, 8, 4, 2, 1, so its bits depend on the lanes' values alone.
+// The sum over the warp, in every lane: pairs at distance 16, 8, 4, 2, 1, so its bits depend on the lanes' values
+// alone.
 static __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
     for (int distance = WARP / 2; distance > 0; distance /= 2) {
@@ -32,10 +33,10 @@ static __device__ __forceinline__ int warp_sum(int x) {
     return x;
 }
 
-static __device__ __forceinline__ float warp_max(float x) {
+static __device__ __forceinline__ int warp_max(int x) {
 #pragma unroll
     for (int distance = WARP / 2; distance > 0; distance /= 2) {
-        x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, distance));
+        x = max(x, __shfl_xor_sync(0xffffffffu, x, distance));
     }
     return x;
 }

@@ -12,6 +12,7 @@ struct ResidualArgs {
     int n;
     int rows;
 };
+static_assert(sizeof(ResidualArgs) == 64, "src/cuda/args.rs mirrors this struct");
 
 template <int ROWS>
 static __device__ __forceinline__ void residual(const ResidualArgs& args) {

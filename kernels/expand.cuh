@@ -1,7 +1,8 @@
 // The expand y += B u, for the kernels that read y: it costs them no launch of its own.
 //
 // B of one projection, [n_out, rank], lies in tiles so that a warp's loads are contiguous:
-//   b[tile][eighth][lane][8], output o = 32 * tile + lane, column k = 8 * eighth + i; zeros fill the last tile and eighth.
+//   b[tile][eighth][lane][8], output o = 32 * tile + lane, column k = 8 * eighth + i; zeros fill the last tile
+//   and the last eighth.
 // Column k of B meets column columns[k] of u. `rank` counts the columns of this projection, over all of its terms.
 #pragma once
 #include "common.cuh"

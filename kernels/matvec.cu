@@ -1,7 +1,8 @@
 // y = W x for quantized weights and int8 activations, with a valve's shrink u = opening * scale * (A x) as extra
 // blocks of the same launch.
 //
-// Shapes: W [n_out, n_in] in blocks of 32 along n_in; x [rows, n_in]; y [rows, n_out]; A [rank, n_in]; u [rows, u_stride].
+// Shapes: W [n_out, n_in] in blocks of 32 along n_in; x [rows, n_in]; y [rows, n_out]; A [rank, n_in];
+// u [rows, u_stride].
 // Launch: block (128), grid (shrink.rank + blocks of all parts, ceil(rows / ROWS)); no dynamic shared memory.
 //   One warp computes OUTS outputs of a part for ROWS activation rows; a part has ceil(n_out / (4 * OUTS)) blocks.
 //   One block computes one rank column of the shrink for ROWS activation rows; these blocks come first, so that
@@ -51,6 +52,7 @@ struct MatvecArgs {
     int n_in;
     int rows;
 };
+static_assert(sizeof(MatvecArgs) == 232, "src/cuda/args.rs mirrors this struct");
 
 // ---- The weight types: how 16 bytes of quants meet activations ----------------------------------------------------
 

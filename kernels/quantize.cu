@@ -26,6 +26,8 @@ struct QuantizeArgs {
     float eps;
 };
 
+static_assert(sizeof(QuantizeArgs) == 64, "src/cuda/args.rs mirrors this struct");
+
 struct GatedArgs {
     const float* gate;
     const float* up;
@@ -35,19 +37,27 @@ struct GatedArgs {
     int n;
     int rows;
 };
+static_assert(sizeof(GatedArgs) == 136, "src/cuda/args.rs mirrors this struct");
 
 // Lane l holds value l of block `at`, counted over all rows. Called by a whole warp.
+//
+// A block with an infinity or a NaN has quants 0 and the scale NaN, so that every dot with it is NaN. One whose largest
+// value is 0, or so small that 127 / max overflows, is all 0.
 static __device__ __forceinline__ void quantize_block(const Quantized& out, size_t at, float x) {
     const int lane = threadIdx.x % WARP;
-    const float largest = warp_max(fabsf(x));
-    const float inverse = largest > 0.0f ? __fdiv_rn(127.0f, largest) : 0.0f;
-    // 127 / max overflows for the smallest of subnormals; the clamp keeps the quants in their range even then.
-    const int q = max(-127, min(127, __float2int_rn(__fmul_rn(x, inverse))));
+    // The bits of magnitudes order as the magnitudes do, with NaN above infinity: fmaxf would lose a NaN.
+    const float largest = __int_as_float(warp_max(__float_as_int(x) & 0x7fffffff));
+    const bool finite = __float_as_int(largest) < 0x7f800000;
+    const float step = __fdiv_rn(127.0f, largest);
+    const bool representable = finite && __float_as_int(step) < 0x7f800000;
+    const int rounded = __float2int_rn(__fmul_rn(x, step));
+    const int q = representable ? max(-127, min(127, rounded)) : 0;
     const int sum = warp_sum(q);
     out.quants[at * BLOCK + lane] = static_cast<int8_t>(q);
     if (out.floats) out.floats[at * BLOCK + lane] = x;
     if (lane == 0) {
-        out.scales[at] = __fdiv_rn(largest, 127.0f);
+        const float scale = representable ? __fdiv_rn(largest, 127.0f) : 0.0f;
+        out.scales[at] = finite ? scale : __int_as_float(0x7fffffff);
         out.sums[at] = sum;
     }
 }
@@ -71,7 +81,8 @@ static __device__ __forceinline__ float inverse_rms(const float* x, int n, float
     return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(__fdiv_rn(sum, static_cast<float>(n)), eps)));
 }
 
-extern "C" __global__ void __launch_bounds__(QUANTIZE_THREADS) quantize_rows(const __grid_constant__ QuantizeArgs args) {
+extern "C" __global__ void __launch_bounds__(QUANTIZE_THREADS)
+    quantize_rows(const __grid_constant__ QuantizeArgs args) {
     __shared__ float partial[QUANTIZE_THREADS / WARP];
     const size_t row = blockIdx.y;
     const float* x = args.x + (args.row_map ? args.row_map[row] : row) * args.n;

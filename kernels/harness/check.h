@@ -114,7 +114,8 @@ inline MatvecResult run_matvec(const Case& c, const Weight& w, const Acts& acts,
     int rank = valve ? c.rank : 0;
     Device<float> u(static_cast<size_t>(c.rows) * rank);
     Device<uint8_t> a(valve ? valve->a.row_major() : std::vector<uint8_t>());
-    Device<float> openings(valve ? valve->openings : std::vector<float>()), scale(valve ? valve->scale : openings.download());
+    Device<float> openings(valve ? valve->openings : std::vector<float>());
+    Device<float> scale(valve ? valve->scale : std::vector<float>());
     Device<uint32_t> slot(valve ? valve->slot : std::vector<uint32_t>());
     if (valve) {
         args.shrink = {a.get(), floats.get(), openings.get(), nullptr, scale.get(), slot.get(), u.get(),
@@ -285,6 +286,9 @@ inline void check_quantize(const Case& c) {
     if (c.n_in > BLOCK) {
         for (int i = 0; i < BLOCK; i++) x[BLOCK + i] = 0x1p-149f * static_cast<float>(i - 16);
     }
+    std::vector<float> odd = x;  // the norm of such a row has no finite truth
+    odd[n - 1] = NAN;
+    if (c.n_in > 2 * BLOCK) odd[n - 1 - BLOCK] = -HUGE_VALF;
     std::vector<uint32_t> map;
     for (int r = 0; r < c.rows; r++) map.push_back(c.rows - 1 - r);
     Device<float> x_device(x), weight_device(weight), scales(n / BLOCK), floats(n);
@@ -292,9 +296,12 @@ inline void check_quantize(const Case& c) {
     Device<int8_t> quants(n);
     Device<int32_t> sums(n / BLOCK);
     Quantized out = {quants.get(), scales.get(), sums.get(), nullptr};
-    launch_quantize({x_device.get(), nullptr, nullptr, out, c.n_in, 0.0f}, c.rows);
-    CUDA(cudaDeviceSynchronize());
-    check_quants(c, "quantize", quantize(x), quants, scales, sums);
+    for (const std::vector<float>& raw : {odd, x}) {
+        x_device.upload(raw);
+        launch_quantize({x_device.get(), nullptr, nullptr, out, c.n_in, 0.0f}, c.rows);
+        CUDA(cudaDeviceSynchronize());
+        check_quants(c, "quantize", quantize(raw), quants, scales, sums);
+    }
 
     const float eps = 1e-5f;
     out.floats = floats.get();

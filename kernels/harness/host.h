@@ -89,7 +89,9 @@ private:
 
 enum WeightType { TYPE_Q8_0, TYPE_Q4_0, TYPE_Q4_1 };
 
-inline const char* type_name(WeightType type) { return type == TYPE_Q8_0 ? "q8_0" : type == TYPE_Q4_0 ? "q4_0" : "q4_1"; }
+inline const char* type_name(WeightType type) {
+    return type == TYPE_Q8_0 ? "q8_0" : type == TYPE_Q4_0 ? "q4_0" : "q4_1";
+}
 
 struct Matvec {
     int rows, outs;

@@ -19,7 +19,8 @@ inline uint16_t to_half(float x) {
     if (magnitude >= 65536) return sign | 0x7c00;
     if (magnitude < 0x1p-14) return sign | static_cast<uint16_t>(std::ldexp(magnitude, 24));
     int exponent = std::ilogb(magnitude);
-    return sign | static_cast<uint16_t>((exponent + 14) * 1024 + static_cast<int>(std::ldexp(magnitude, 10 - exponent)));
+    int mantissa = static_cast<int>(std::ldexp(magnitude, 10 - exponent));  // 1024..2048
+    return sign | static_cast<uint16_t>((exponent + 14) * 1024 + mantissa);
 }
 
 // ---- Weights ------------------------------------------------------------------------------------------------------
@@ -139,22 +140,30 @@ struct Acts {
     std::vector<int32_t> sums;
 };
 
-// Rows of blocks: d = max|x| / 127, q = round(x * (127 / max|x|)), ties to even.
+// Rows of blocks: d = max|x| / 127, q = round(x * (127 / max|x|)), ties to even. A block that is not finite has d = NaN
+// and q = 0; one where 127 / max|x| is not finite has d = 0 and q = 0.
 inline Acts quantize(const std::vector<float>& x) {
     Acts a;
     for (size_t at = 0; at < x.size(); at += BLOCK) {
         float largest = 0;
-        for (int i = 0; i < BLOCK; i++) largest = std::fmax(largest, std::fabs(x[at + i]));
-        float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+        bool finite = true;
+        for (int i = 0; i < BLOCK; i++) {
+            largest = std::fmax(largest, std::fabs(x[at + i]));
+            finite = finite && std::isfinite(x[at + i]);
+        }
+        float step = 127.0f / largest;
+        bool representable = finite && std::isfinite(step);
         int sum = 0;
         for (int i = 0; i < BLOCK; i++) {
-            float scaled = x[at + i] * inverse;  // 0 * infinity where 127 / max overflows: a subnormal block's zero
-            if (std::isnan(scaled)) scaled = 0.0f;
-            int q = static_cast<int>(std::nearbyint(std::fmin(127.0f, std::fmax(-127.0f, scaled))));
+            float scaled = representable ? std::nearbyint(x[at + i] * step) : 0.0f;
+            int q = static_cast<int>(std::fmin(127.0f, std::fmax(-127.0f, scaled)));
             a.quants.push_back(static_cast<int8_t>(q));
             sum += q;
         }
-        a.scales.push_back(largest / 127.0f);
+        int nan = 0x7fffffff;
+        float scale = representable ? largest / 127.0f : 0.0f;
+        if (!finite) memcpy(&scale, &nan, 4);
+        a.scales.push_back(scale);
         a.sums.push_back(sum);
     }
     return a;

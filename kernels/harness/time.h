@@ -150,8 +150,9 @@ struct Report {
         time_t now = time(nullptr);
         char date[32];
         strftime(date, sizeof date, "%Y-%m-%d", gmtime(&now));
-        fprintf(f, "{\"date\": \"%s\", \"device\": \"%s\", \"compute_capability\": \"%d.%d\", \"multiprocessors\": %d, ",
-                date, gpu.props.name, gpu.props.major, gpu.props.minor, gpu.props.multiProcessorCount);
+        fprintf(f, "{\"date\": \"%s\", \"device\": \"%s\", ", date, gpu.props.name);
+        fprintf(f, "\"compute_capability\": \"%d.%d\", \"multiprocessors\": %d, ", gpu.props.major, gpu.props.minor,
+                gpu.props.multiProcessorCount);
         fprintf(f, "\"l2_bytes\": %d, \"driver_api\": %d, \"runtime\": %d, \"nvidia_driver\": \"%s\", ",
                 gpu.props.l2CacheSize, driver, runtime, getenv("NVIDIA_DRIVER") ? getenv("NVIDIA_DRIVER") : "");
         fprintf(f, "\"copy_gb_per_s\": %.1f,\n \"rows\": [\n", gpu.copy_gb_s);
@@ -159,10 +160,11 @@ struct Report {
             const Row& r = rows[i];
             fprintf(f, "  {\"kernel\": \"%s\", \"model\": \"%s\", \"type\": \"%s\", \"n_out\": %d, \"n_in\": %d, ",
                     r.kernel.c_str(), r.model.c_str(), r.type, r.n_out, r.n_in);
-            fprintf(f, "\"rows\": %d, \"rank\": %d, \"open\": %s, \"outs\": %d, \"picked\": %s, \"bytes\": %.0f, ",
-                    r.rows, std::abs(r.rank), r.rank > 0 ? "true" : "false", r.outs, r.picked ? "true" : "false", r.bytes);
-            fprintf(f, "\"us\": %.3f, \"us_min\": %.3f, \"us_max\": %.3f, \"gb_per_s\": %.1f, \"pct_of_copy\": %.2f}%s\n",
-                    r.time.median_us, r.time.min_us, r.time.max_us, gb_s(r), 100 * gb_s(r) / gpu.copy_gb_s,
+            fprintf(f, "\"rows\": %d, \"rank\": %d, \"open\": %s, \"outs\": %d, \"picked\": %s, ", r.rows,
+                    std::abs(r.rank), r.rank > 0 ? "true" : "false", r.outs, r.picked ? "true" : "false");
+            fprintf(f, "\"bytes\": %.0f, \"us\": %.3f, \"us_min\": %.3f, \"us_max\": %.3f, ", r.bytes,
+                    r.time.median_us, r.time.min_us, r.time.max_us);
+            fprintf(f, "\"gb_per_s\": %.1f, \"pct_of_copy\": %.2f}%s\n", gb_s(r), 100 * gb_s(r) / gpu.copy_gb_s,
                     i + 1 < rows.size() ? "," : "");
         }
         fprintf(f, " ]}\n");
