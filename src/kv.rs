@@ -10,13 +10,12 @@ pub const PAGE_LEN: usize = 64;
 #[derive(Debug)]
 pub struct Pages {
     free: Vec<PageId>,
-    total: usize,
 }
 
 impl Pages {
     /// `total` free pages.
     pub fn new(total: usize) -> Self {
-        Self { free: (0..total as PageId).rev().collect(), total }
+        Self { free: (0..total as PageId).rev().collect() }
     }
 
     /// Pages that hold `positions` positions.
@@ -43,16 +42,6 @@ impl Pages {
         let keep = Self::needed(positions).min(table.len());
         self.free.extend(table.drain(keep..).rev());
     }
-
-    /// Pages nobody holds.
-    pub fn free(&self) -> usize {
-        self.free.len()
-    }
-
-    /// Pages in all.
-    pub fn total(&self) -> usize {
-        self.total
-    }
 }
 
 #[cfg(test)]
@@ -65,13 +54,13 @@ mod tests {
         let (mut a, mut b) = (Vec::new(), Vec::new());
         pages.grow(&mut a, PAGE_LEN + 1).unwrap();
         pages.grow(&mut b, 1).unwrap();
-        assert_eq!((a.len(), b.len(), pages.free()), (2, 1, 1));
+        assert_eq!((a.len(), b.len(), pages.free.len()), (2, 1, 1));
         let refused = pages.grow(&mut b, 3 * PAGE_LEN);
         assert!(matches!(refused, Err(Error::ContextFull { needed, capacity }) if needed == 192 && capacity == 128));
         assert_eq!(b.len(), 1);
         pages.shrink(&mut a, PAGE_LEN);
         pages.shrink(&mut b, 0);
-        assert_eq!((a.len(), b.len(), pages.free()), (1, 0, 3));
+        assert_eq!((a.len(), b.len(), pages.free.len()), (1, 0, 3));
         pages.grow(&mut b, 3 * PAGE_LEN).unwrap();
         let mut held: Vec<PageId> = a.iter().chain(&b).copied().collect();
         held.sort_unstable();

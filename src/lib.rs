@@ -1,6 +1,7 @@
 //! cotvalve: a GGUF inference engine whose low-rank *valve* sets how long a model thinks.
 
 pub mod backend;
+pub mod chat;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;

@@ -86,12 +86,12 @@ impl Chat {
     /// Answers one message; a failed or empty answer leaves the conversation as it was.
     fn answer(&self, text: &str, conversation: &mut Conversation, loaded: &Loaded) -> Result<()> {
         conversation.messages.push(Message::new("user", text));
-        let result = self.generate(conversation, loaded);
-        match result {
-            Ok(answer) if !answer.is_empty() => conversation.messages.push(Message::new("assistant", &answer)),
+        let answer = self.generate(conversation, loaded);
+        match &answer {
+            Ok(answer) if !answer.is_empty() => conversation.messages.push(Message::new("assistant", answer)),
             _ => drop(conversation.messages.pop()),
         }
-        result.map(|_| ())
+        answer.map(|_| ())
     }
 
     fn generate(&self, conversation: &mut Conversation, loaded: &Loaded) -> Result<String> {
@@ -126,7 +126,7 @@ impl Chat {
             eprintln!("valve: the context of {} tokens is full; /reset starts over", loaded.engine.context());
         }
         let first = first.unwrap_or(started);
-        let rate = f64::from(tokens - i32::from(tokens > 0)) / first.elapsed().as_secs_f64().max(1e-9);
+        let rate = tokens.saturating_sub(1) as f64 / first.elapsed().as_secs_f64().max(1e-9);
         conversation.stats = format!(
             "{tokens} tokens, {rate:.1} a second; prompt {} tokens, {cached} from the cache, {:.0} ms",
             prompt.len(),

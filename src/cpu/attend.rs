@@ -1,7 +1,7 @@
 //! Attention over a paged cache of keys and values.
 
 use super::ops;
-use super::simd::{Kernels, Rows, Scratch, Strided, at_level};
+use super::simd::{Kernels, Rows, Scratch, Strided};
 use crate::backend::{CacheSpec, Heads, PageId};
 use crate::error::{Error, Result};
 use crate::tensor::TensorType;
@@ -78,13 +78,13 @@ impl Cache {
             let len = chunk.len();
             kernels.linear_float(&rows, task.q, &mut Strided::new(chunk, 1, len), scratch);
         }
-        let total = at_level(kernels.level(), || ops::softmax_weights(scores, task.heads.scale));
+        let total = ops::softmax_weights(kernels.level(), scores, task.heads.scale);
         out.fill(0.0);
         for (chunk, page) in scores.chunks(page_len).zip(task.pages) {
             let rows = self.rows(&self.values, task.layer, *page, kv_head, chunk.len());
             kernels.expand(out, &rows, 0, chunk);
         }
-        at_level(kernels.level(), || ops::scale(out, 1.0 / total));
+        ops::scale(kernels.level(), out, 1.0 / total);
     }
 }
 

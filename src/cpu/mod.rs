@@ -20,7 +20,7 @@ use crate::tensor::Tensor;
 use attend::Task;
 use pool::Pool;
 use project::Prepared;
-use simd::{Kernels, Level, Scratch, at_level};
+use simd::{Kernels, Level, Scratch};
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
 
@@ -261,10 +261,8 @@ impl Backend for Cpu {
                 [&mut *q, &mut *k, v].into_iter().enumerate().for_each(|(o, y)| owed.settle(kernels, rows, i, o, y));
             }
             let (cos, sin) = (&table.cos[i * pairs..][..pairs], &table.sin[i * pairs..][..pairs]);
-            at_level(kernels.level(), || {
-                ops::rotate(q, heads.head_dim, rope.layout, cos, sin);
-                ops::rotate(k, heads.head_dim, rope.layout, cos, sin);
-            });
+            ops::rotate(kernels.level(), q, heads.head_dim, rope.layout, cos, sin);
+            ops::rotate(kernels.level(), k, heads.head_dim, rope.layout, cos, sin);
         });
         for i in 0..n {
             cache.store(layer, self.rows.table(i), self.rows.positions[i], k.row(i), v.row(i));
@@ -295,7 +293,7 @@ impl Backend for Cpu {
         let (n, cols) = (self.rows.len(), h.cols);
         let (rows, kernels) = (&self.rows, self.kernels);
         self.pool.items(n, h.rows_mut(n).chunks_exact_mut(cols).enumerate(), |_, (i, h)| {
-            at_level(kernels.level(), || ops::add(h, y.row(i)));
+            ops::add(kernels.level(), h, y.row(i));
             if let Some(owed) = owed {
                 owed.settle(kernels, rows, i, 0, h);
             }

@@ -1,9 +1,9 @@
 //! Arithmetic between the weight products: norms, activation, rotation, softmax.
 //!
-//! Plain loops, inlined into a function of the running instruction-set level ([`super::simd::at_level`]). All
-//! sums go through 16 lanes and a fixed tree, and fuse only where `mul_add` says so: every level gives the
+//! Plain loops, compiled once for each instruction-set level. All sums go through 16 lanes and a fixed tree, and fuse only where `mul_add` says so: every level gives the
 //! same bits, whatever else is in the batch.
 
+use super::simd::multiversion;
 use crate::backend::RopeLayout;
 
 const LANES: usize = 16;
@@ -21,30 +21,52 @@ fn tree(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// Σ f(x): lane l of 16 sums the values with index ≡ l.
+/// Σ x²: lane l of 16 sums the values with index ≡ l.
 #[inline(always)]
-fn sum(x: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut lanes = [0.0; LANES];
+fn sum_of_squares(x: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
     let (blocks, rest) = x.as_chunks::<LANES>();
     for block in blocks {
-        for (lane, v) in lanes.iter_mut().zip(block) {
-            *lane = f(*v, *lane);
+        for l in 0..LANES {
+            lanes[l] = block[l].mul_add(block[l], lanes[l]);
         }
     }
     for (lane, v) in lanes.iter_mut().zip(rest) {
-        *lane = f(*v, *lane);
+        *lane = v.mul_add(*v, *lane);
     }
     tree(lanes)
 }
 
-/// `out = x · weight / sqrt(mean(x²) + eps)`.
+/// Σ x, in the same order.
 #[inline(always)]
-pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    let mean = sum(x, |v, acc| v.mul_add(v, acc)) / x.len() as f32;
-    let scale = 1.0 / (mean + eps).sqrt();
-    for ((o, v), w) in out.iter_mut().zip(x).zip(weight) {
-        *o = v * scale * w;
+fn sum(x: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    for block in blocks {
+        for l in 0..LANES {
+            lanes[l] += block[l];
+        }
     }
+    for (lane, v) in lanes.iter_mut().zip(rest) {
+        *lane += v;
+    }
+    tree(lanes)
+}
+
+/// The largest value; NaN never is.
+#[inline(always)]
+fn max(x: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    for block in blocks {
+        for l in 0..LANES {
+            lanes[l] = if block[l] > lanes[l] { block[l] } else { lanes[l] };
+        }
+    }
+    for (lane, v) in lanes.iter_mut().zip(rest) {
+        *lane = if *v > *lane { *v } else { *lane };
+    }
+    lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
 }
 
 /// eˣ within 2 ulp of the exact value; 0 below −87.3 and 2¹²⁷·√2 at most.
@@ -68,60 +90,56 @@ fn exp(x: f32) -> f32 {
     if x < -87.3 { 0.0 } else { p * power }
 }
 
-/// `gate = gate / (1 + e^−gate) · up`.
-#[inline(always)]
-pub fn silu_mul(gate: &mut [f32], up: &[f32]) {
-    for (g, u) in gate.iter_mut().zip(up) {
-        *g = *g / (1.0 + exp(-*g)) * u;
-    }
-}
-
-/// `y += x`.
-#[inline(always)]
-pub fn add(y: &mut [f32], x: &[f32]) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y += x;
-    }
-}
-
-/// `y *= factor`.
-#[inline(always)]
-pub fn scale(y: &mut [f32], factor: f32) {
-    for y in y {
-        *y *= factor;
-    }
-}
-
-/// Replaces scores s by `e^(scale · (s − max s))` and returns their sum.
-#[inline(always)]
-pub fn softmax_weights(scores: &mut [f32], scale: f32) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let (blocks, rest) = scores.as_chunks::<LANES>();
-    for block in blocks {
-        for (lane, v) in lanes.iter_mut().zip(block) {
-            *lane = if *v > *lane { *v } else { *lane };
+multiversion! {
+    /// `out = x · weight / sqrt(mean(x²) + eps)`.
+    pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        let mean = sum_of_squares(x) / x.len() as f32;
+        let scale = 1.0 / (mean + eps).sqrt();
+        for ((o, v), w) in out.iter_mut().zip(x).zip(weight) {
+            *o = v * scale * w;
         }
     }
-    for (lane, v) in lanes.iter_mut().zip(rest) {
-        *lane = if *v > *lane { *v } else { *lane };
-    }
-    let max = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    for s in scores.iter_mut() {
-        *s = exp(scale * (*s - max));
-    }
-    sum(scores, |v, acc| v + acc)
-}
 
-/// Turns each head's pairs by the angles whose cosines and sines are `cos` and `sin`; the values of a head
-/// beyond `2 · cos.len()` stay.
-#[inline(always)]
-pub fn rotate(row: &mut [f32], head_dim: usize, layout: RopeLayout, cos: &[f32], sin: &[f32]) {
-    let RopeLayout::Interleaved = layout;
-    for head in row.chunks_exact_mut(head_dim) {
-        let (pairs, _) = head.as_chunks_mut::<2>();
-        for ((pair, c), s) in pairs.iter_mut().zip(cos).zip(sin) {
-            let [a, b] = *pair;
-            *pair = [a.mul_add(*c, -(b * s)), a.mul_add(*s, b * c)];
+    /// `gate = gate / (1 + e^−gate) · up`.
+    pub fn silu_mul(gate: &mut [f32], up: &[f32]) {
+        for (g, u) in gate.iter_mut().zip(up) {
+            *g = *g / (1.0 + exp(-*g)) * u;
+        }
+    }
+
+    /// `y += x`.
+    pub fn add(y: &mut [f32], x: &[f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y += x;
+        }
+    }
+
+    /// `y *= factor`.
+    pub fn scale(y: &mut [f32], factor: f32) {
+        for y in y {
+            *y *= factor;
+        }
+    }
+
+    /// Replaces scores s by `e^(scale · (s − max s))` and returns their sum.
+    pub fn softmax_weights(scores: &mut [f32], scale: f32) -> f32 {
+        let max = max(scores);
+        for s in scores.iter_mut() {
+            *s = exp(scale * (*s - max));
+        }
+        sum(scores)
+    }
+
+    /// Turns each head's pairs by the angles whose cosines and sines are `cos` and `sin`; the values of a head
+    /// beyond `2 · cos.len()` stay.
+    pub fn rotate(row: &mut [f32], head_dim: usize, layout: RopeLayout, cos: &[f32], sin: &[f32]) {
+        let RopeLayout::Interleaved = layout;
+        for head in row.chunks_exact_mut(head_dim) {
+            let (pairs, _) = head.as_chunks_mut::<2>();
+            for ((pair, c), s) in pairs.iter_mut().zip(cos).zip(sin) {
+                let [a, b] = *pair;
+                *pair = [a.mul_add(*c, -(b * s)), a.mul_add(*s, b * c)];
+            }
         }
     }
 }
@@ -129,7 +147,7 @@ pub fn rotate(row: &mut [f32], head_dim: usize, layout: RopeLayout, cos: &[f32],
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::simd::{Level, at_level};
+    use crate::cpu::simd::Level;
     use crate::rng::Rng;
 
     fn noise(seed: u64, n: usize, spread: f32) -> Vec<f32> {
@@ -155,7 +173,7 @@ mod tests {
         for n in [1, 5, 16, 33, 576] {
             let (x, w) = (noise(1, n, 3.0), noise(2, n, 1.0));
             let mut out = vec![0.0; n];
-            rms_norm(&x, &w, 1e-5, &mut out);
+            rms_norm(Level::detect(), &x, &w, 1e-5, &mut out);
             let mean = x.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / n as f64;
             for i in 0..n {
                 let want = f64::from(x[i]) * f64::from(w[i]) / (mean + 1e-5).sqrt();
@@ -168,7 +186,7 @@ mod tests {
     fn softmax_sums_to_its_weights() {
         let scores = noise(3, 77, 4.0);
         let mut weights = scores.clone();
-        let total = softmax_weights(&mut weights, 0.5);
+        let total = softmax_weights(Level::detect(), &mut weights, 0.5);
         let max = scores.iter().fold(f64::NEG_INFINITY, |m, s| m.max(f64::from(*s)));
         let want: Vec<f64> = scores.iter().map(|s| (0.5 * (f64::from(*s) - max)).exp()).collect();
         assert!((f64::from(total) / want.iter().sum::<f64>() - 1.0).abs() < 1e-6);
@@ -180,7 +198,7 @@ mod tests {
         let mut row = vec![1.0, 0.0, 0.0, 2.0, 5.0, 6.0];
         let angle = [0.3f32, 1.1];
         let (cos, sin) = (angle.map(f32::cos), angle.map(f32::sin));
-        rotate(&mut row, 6, RopeLayout::Interleaved, &cos, &sin);
+        rotate(Level::detect(), &mut row, 6, RopeLayout::Interleaved, &cos, &sin);
         let want = [cos[0], sin[0], -2.0 * sin[1], 2.0 * cos[1], 5.0, 6.0];
         assert!(row.iter().zip(want).all(|(g, w)| (g - w).abs() < 1e-6), "{row:?}");
     }
@@ -191,11 +209,9 @@ mod tests {
             let run = |level| {
                 let (x, w) = (noise(4, n, 2.0), noise(5, n, 1.0));
                 let (mut norm, mut act, mut soft) = (vec![0.0; n], x.clone(), x.clone());
-                let total = at_level(level, || {
-                    rms_norm(&x, &w, 1e-5, &mut norm);
-                    silu_mul(&mut act, &w);
-                    softmax_weights(&mut soft, 0.125)
-                });
+                rms_norm(level, &x, &w, 1e-5, &mut norm);
+                silu_mul(level, &mut act, &w);
+                let total = softmax_weights(level, &mut soft, 0.125);
                 let values = norm.into_iter().chain(act).chain(soft).chain([total]);
                 values.map(f32::to_bits).collect::<Vec<_>>()
             };

@@ -1,6 +1,6 @@
 //! The weight product: inputs prepared once a fan, the shrink in the same region, the expand for consumers.
 
-use super::simd::{Columns, Kernels, Rows as WeightRows, Strided, at_level};
+use super::simd::{Columns, Kernels, Rows as WeightRows, Strided};
 use super::{Buf, Cpu, Rows, Workspace, lock, ops};
 use crate::backend::{Input, Owed, Precision, Term};
 use crate::error::{Error, Result};
@@ -253,22 +253,22 @@ impl Input<'_, Cpu> {
         let level = kernels.level();
         match self {
             Input::Raw(x) => out.copy_from_slice(x.row(i)),
-            Input::Normed { x, weight, eps } => at_level(level, || ops::rms_norm(x.row(i), weight, *eps, out)),
+            Input::Normed { x, weight, eps } => ops::rms_norm(level, x.row(i), weight, *eps, out),
             Input::NormedOutputs { x, weight, eps } => {
                 let x = x.row(rows.outputs[i] as usize);
-                at_level(level, || ops::rms_norm(x, weight, *eps, out));
+                ops::rms_norm(level, x, weight, *eps, out);
             }
             Input::Gated { gate, up, owed } => {
                 out.copy_from_slice(gate.row(i));
                 let Some(owed) = owed else {
-                    return at_level(level, || ops::silu_mul(out, up.row(i)));
+                    return ops::silu_mul(level, out, up.row(i));
                 };
                 let row = &mut workspace.row;
                 row.clear();
                 row.extend_from_slice(up.row(i));
                 owed.settle(kernels, rows, i, 0, out);
                 owed.settle(kernels, rows, i, 1, row);
-                at_level(level, || ops::silu_mul(out, row));
+                ops::silu_mul(level, out, row);
             }
         }
     }

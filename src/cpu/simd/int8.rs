@@ -115,14 +115,33 @@ fn excess<I: Isa, F: Format>(sum: i32) -> i32 {
 unsafe fn load_quants<I: Isa, F: Format>(p: *const u8, stride: usize) -> [[I::Bytes; 2]; 4] {
     // SAFETY: as the caller vouches.
     unsafe {
-        [0, 1, 2, 3].map(|k| {
-            let quants = p.add(k * stride + F::QUANTS);
-            if F::NIBBLES {
-                return I::nibbles(I::load_rows(quants, stride));
-            }
-            [0, 16].map(|at| I::operand(I::load_rows(quants.add(at), stride)))
-        })
+        let p = p.add(F::QUANTS);
+        if F::NIBBLES {
+            [
+                I::nibbles(I::load_rows(p, stride)),
+                I::nibbles(I::load_rows(p.add(stride), stride)),
+                I::nibbles(I::load_rows(p.add(2 * stride), stride)),
+                I::nibbles(I::load_rows(p.add(3 * stride), stride)),
+            ]
+        } else {
+            [
+                load_signed::<I>(p, stride),
+                load_signed::<I>(p.add(stride), stride),
+                load_signed::<I>(p.add(2 * stride), stride),
+                load_signed::<I>(p.add(3 * stride), stride),
+            ]
+        }
     }
+}
+
+/// The two halves of blocks of signed quants.
+///
+/// # Safety
+/// As [`Isa`] says.
+#[inline(always)]
+unsafe fn load_signed<I: Isa>(p: *const u8, stride: usize) -> [I::Bytes; 2] {
+    // SAFETY: as the caller vouches.
+    unsafe { [I::operand(I::load_rows(p, stride)), I::operand(I::load_rows(p.add(16), stride))] }
 }
 
 /// All rows of `w` times `M` activation rows, `w` read once.
@@ -152,7 +171,12 @@ pub(super) unsafe fn few<I: Isa, F: Format, const M: usize>(w: &Rows<'_>, x: [Ac
                     let at = x[i].quants.as_ptr().add(b * BLOCK);
                     let halves = [I::splat_16(at), I::splat_16(at.add(16))];
                     let (d, sum) = (*x[i].scales.get_unchecked(b), *x[i].sums.get_unchecked(b));
-                    let mut dot = I::sum_lanes(quants.map(|q| I::dot_pair::<F>(q, halves)));
+                    let mut dot = I::sum_lanes([
+                        I::dot_pair::<F>(quants[0], halves),
+                        I::dot_pair::<F>(quants[1], halves),
+                        I::dot_pair::<F>(quants[2], halves),
+                        I::dot_pair::<F>(quants[3], halves),
+                    ]);
                     if F::EXCESS != 0 || !F::NIBBLES && I::BIAS != 0 {
                         dot = I::add_i32(dot, I::splat_i32(-excess::<I, F>(sum)));
                     }
@@ -162,8 +186,8 @@ pub(super) unsafe fn few<I: Isa, F: Format, const M: usize>(w: &Rows<'_>, x: [Ac
                     }
                 }
             }
-            for (i, acc) in acc.into_iter().enumerate() {
-                I::store_f32(y.add(i * ld + group), acc);
+            for i in 0..M {
+                I::store_f32(y.add(i * ld + group), acc[i]);
             }
         }
     }
@@ -259,8 +283,9 @@ pub(super) unsafe fn pack_weights<I: Isa, F: Format>(w: *const u8, stride: usize
             let tile = tile.add(b * I::LANES * tile_row::<F>());
             let quants = load_quants::<I, F>(p, stride);
             for half in 0..2 {
-                for (k, quad) in I::transpose(quants.map(|q| q[half])).into_iter().enumerate() {
-                    I::store(tile.add((4 * half + k) * 4 * I::LANES), quad);
+                let quads = I::transpose([quants[0][half], quants[1][half], quants[2][half], quants[3][half]]);
+                for k in 0..4 {
+                    I::store(tile.add((4 * half + k) * 4 * I::LANES), quads[k]);
                 }
             }
             let [scale, minimum] = I::load_scales(p, stride);
@@ -292,26 +317,35 @@ pub(super) unsafe fn tile<I: Isa, F: Format, const R: usize>(
             let tile = tile.add(b * I::LANES * tile_row::<F>());
             let panel = panel.add(b * R * PANEL_ROW);
             let x_scales = panel.add(BLOCK * R).cast::<f32>();
-            let offset = |r: usize| if F::MINIMUM { 0 } else { *x_scales.add(R + r).cast::<i32>() };
-            let mut sums: [I::Ints; R] = std::array::from_fn(|r| I::open::<F>(offset(r)));
+            let x_offsets = x_scales.add(R);
+            let mut sums = [I::splat_i32(0); R];
+            let mut offsets = [0; R];
+            for r in 0..R {
+                if !F::MINIMUM {
+                    offsets[r] = *x_offsets.add(r).cast::<i32>();
+                }
+                sums[r] = I::open::<F>(offsets[r]);
+            }
             for k in 0..8 {
                 let w = I::load(tile.add(k * 4 * I::LANES));
-                for (r, sum) in sums.iter_mut().enumerate() {
-                    *sum = I::dot_quad::<F>(*sum, w, I::splat_4(panel.add((k * R + r) * 4).cast()));
+                for r in 0..R {
+                    sums[r] = I::dot_quad::<F>(sums[r], w, I::splat_4(panel.add((k * R + r) * 4).cast()));
                 }
             }
             let scales = tile.add(BLOCK * I::LANES).cast::<f32>();
             let scale = I::load_f32(scales);
             for r in 0..R {
-                let dot = I::to_f32(I::close::<F>(sums[r], offset(r)));
+                let dot = I::to_f32(I::close::<F>(sums[r], offsets[r]));
                 acc[r] = I::fma(dot, I::mul(scale, I::splat_f32(*x_scales.add(r))), acc[r]);
                 if F::MINIMUM {
-                    acc[r] = I::fma(I::load_f32(scales.add(I::LANES)), I::splat_f32(*x_scales.add(R + r)), acc[r]);
+                    acc[r] = I::fma(I::load_f32(scales.add(I::LANES)), I::splat_f32(*x_offsets.add(r)), acc[r]);
                 }
             }
         }
-        for (r, acc) in acc.into_iter().enumerate().take(out.rows) {
-            I::store_f32(out.start.add(r * out.ld), acc);
+        for r in 0..R {
+            if r < out.rows {
+                I::store_f32(out.start.add(r * out.ld), acc[r]);
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The table of kernels by level, and the checks that make its entries safe to call.
 
 use super::float;
-use super::level::{Level, at_level};
+use super::level::Level;
+use super::multiversion;
 use super::scalar;
 use super::view::{Rows, Strided};
 #[cfg(target_arch = "x86_64")]
@@ -62,7 +63,7 @@ impl Kernels {
     /// # Panics
     /// If the parts of `out` do not have the sizes that a row of `x.len()` activations asks for.
     pub fn quantize(&self, x: &[f32], out: ActRowMut<'_>) {
-        at_level(self.level, || act::quantize_row(x, out));
+        quantize(self.level, x, out);
     }
 
     /// y\[i\]\[r\] = the Int8 dot of row r of `w` and row i of `x`, as [`crate::quant::dot_int8`].
@@ -85,7 +86,7 @@ impl Kernels {
     pub fn linear_float(&self, w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>, scratch: &mut Scratch) {
         assert!(x.len() == y.rows() * w.cols, "{} activations are not {} rows of {}", x.len(), y.rows(), w.cols);
         check_shapes(w, y.rows(), w.cols, y);
-        at_level(self.level, || float::linear(w, x, y, scratch));
+        float::linear(self.level, w, x, y, &mut scratch.rows);
     }
 
     /// y\[o\] = fma(u\[j\], b\[j\]\[first + o\], y\[o\]) for j ascending: adds B·u, where `b` holds B transposed,
@@ -97,7 +98,13 @@ impl Kernels {
         assert!(!b.ty.is_quantized(), "{} cannot be expanded", b.ty);
         assert!(b.rows() == u.len(), "{} rows for a rank of {}", b.rows(), u.len());
         assert!(first.checked_add(y.len()).is_some_and(|end| end <= b.cols), "outputs past the {} of B", b.cols);
-        at_level(self.level, || float::expand(y, b, first, u));
+        float::expand(self.level, y, b, first, u);
+    }
+}
+
+multiversion! {
+    fn quantize(x: &[f32], out: ActRowMut<'_>) {
+        act::quantize_row(x, out)
     }
 }
 

@@ -70,38 +70,38 @@ fn detect() -> Level {
     Level::Scalar
 }
 
-/// Runs `f`, compiled for `level` (or for the highest level of this machine, if that is lower).
+/// Defines functions whose bodies are compiled once for each level. Each gets `level: Level` as an additional
+/// first argument and runs the version of that level, or of the highest one of this machine if that is lower.
 ///
-/// Plain loops over arrays in `f` become vector code of that level, with the same bits at every level: the
-/// compiler neither reorders nor fuses floating-point operations, so write `mul_add` where fusing is wanted.
-/// `f` must be inlined for this to work: keep it a closure that calls one `#[inline(always)]` function, and
-/// everything it calls in a loop `#[inline(always)]` too.
-#[inline]
-pub fn at_level<R>(level: Level, f: impl FnOnce() -> R) -> R {
-    #[cfg(target_arch = "x86_64")]
-    match level.min(Level::detect()) {
-        Level::Scalar => {}
-        // SAFETY: this machine has the level's features, as `detect` found.
-        Level::Avx2 => return unsafe { at_avx2(f) },
-        // SAFETY: as above.
-        Level::Avx512 => return unsafe { at_avx512(f) },
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = level;
-    f()
+/// Plain loops over arrays become vector code of the level, with the same bits at every level: the compiler
+/// neither reorders nor fuses floating-point operations, so write `mul_add` where fusing is wanted. Whatever a
+/// body calls in a loop has to be `#[inline(always)]`; closures are not, so write loops instead: what is not
+/// inlined runs as scalar code, with a library call for each `mul_add`.
+macro_rules! multiversion {
+    ($($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => {$(
+        $(#[$meta])*
+        $vis fn $name(level: $crate::cpu::simd::Level, $($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn body($($arg: $ty),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+            fn avx512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+            match level.min($crate::cpu::simd::Level::detect()) {
+                // SAFETY: this machine has the features of the level, as `detect` found.
+                #[cfg(target_arch = "x86_64")]
+                $crate::cpu::simd::Level::Avx512 => unsafe { avx512($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::cpu::simd::Level::Avx2 => unsafe { avx2($($arg),*) },
+                _ => body($($arg),*),
+            }
+        }
+    )*};
 }
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn at_avx2<R>(f: impl FnOnce() -> R) -> R {
-    f()
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn at_avx512<R>(f: impl FnOnce() -> R) -> R {
-    f()
-}
+pub(crate) use multiversion;
 
 #[cfg(test)]
 mod tests {
@@ -120,10 +120,26 @@ mod tests {
         assert_eq!(message, "COTVALVE_SIMD: \"sse9\" is not one of scalar, avx2, avx512");
     }
 
+    multiversion! {
+        /// A sum in lanes, as norms and dots are written.
+        #[inline(never)]
+        fn sum_of_squares(x: &[f32]) -> f32 {
+            let mut lanes = [0.0f32; 16];
+            for x in x.as_chunks::<16>().0 {
+                for l in 0..16 {
+                    lanes[l] = x[l].mul_add(x[l], lanes[l]);
+                }
+            }
+            lanes.iter().sum()
+        }
+    }
+
     #[test]
-    fn a_level_this_machine_lacks_runs_as_the_one_below() {
+    fn a_function_has_the_same_bits_at_every_level() {
+        let x: Vec<f32> = (0..1600).map(|i| (i as f32).sin()).collect();
+        let want = sum_of_squares(Level::Scalar, &x);
         for level in Level::ALL {
-            assert_eq!(at_level(level, || 7), 7);
+            assert_eq!(sum_of_squares(level, &x).to_bits(), want.to_bits(), "{level:?}");
         }
     }
 }

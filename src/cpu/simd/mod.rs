@@ -15,5 +15,6 @@ mod scalar;
 mod view;
 
 pub use kernels::{Kernels, Scratch};
-pub use level::{LEVEL_VARIABLE, Level, at_level};
+pub(crate) use level::multiversion;
+pub use level::{LEVEL_VARIABLE, Level};
 pub use view::{Columns, Rows, Strided};

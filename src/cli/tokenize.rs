@@ -1,0 +1,2 @@
+use cotvalve::error::Result;
+#[derive(clap::Args)] pub struct Tokenize; impl Tokenize { pub fn run(self) -> Result<()> { Ok(()) } }
