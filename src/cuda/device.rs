@@ -137,7 +137,12 @@ impl Device {
 }
 
 /// Every kernel by its name, from the code in the bundles that suits the device.
-fn load(context: &Arc<CudaContext>, device: &str, major: u32, minor: u32) -> Result<HashMap<&'static str, CudaFunction>> {
+fn load(
+    context: &Arc<CudaContext>,
+    device: &str,
+    major: u32,
+    minor: u32,
+) -> Result<HashMap<&'static str, CudaFunction>> {
     let mut kernels = HashMap::new();
     for (file, bytes) in bundle::BUNDLES {
         let code = bundle::code(bytes, major, minor).map_err(|what| error(device, what))?;
