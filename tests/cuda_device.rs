@@ -1,6 +1,8 @@
-//! A real CUDA device against the scalar truth; without one this says so and checks the CPU backend alone, so that
-//! the truth here is itself known to hold.
+//! A CUDA device against the scalar truth. Without one this says so, and runs the same tests over an emulated driver
+//! and emulated kernels (kernels/README.md); and over the CPU backend, so that the truth is itself known to hold.
 #![cfg(feature = "cuda")]
+
+mod cuda_cxx;
 
 use cotvalve::backend::{Backend, Batch, Input, Linear, Owed, Precision, Span, Term};
 use cotvalve::cpu::Cpu;
@@ -337,14 +339,14 @@ fn the_cpu_backend_meets_this_truth() {
 }
 
 #[test]
-fn a_cuda_device_meets_the_truth() {
+fn on_a_device_projections_meet_the_truth() {
     let Some(mut cuda) = device() else { return };
     all(&mut cuda);
 }
 
 /// A closed row keeps the bits of no valve beside rows whose A·x overflows; and what a projection launches.
 #[test]
-fn a_closed_row_is_untouched_and_a_valve_adds_no_launch() {
+fn on_a_device_a_closed_row_is_untouched_and_a_valve_adds_no_launch() {
     let Some(mut cuda) = device() else { return };
     let rng = &mut Rng::new(7);
     let mut setup = Setup::new(rng, N_IN, &[(TensorType::Q4_0, 70)], &[(0, 0, 1.0, 4, TensorType::F32)]);
@@ -372,7 +374,7 @@ fn a_closed_row_is_untouched_and_a_valve_adds_no_launch() {
 }
 
 #[test]
-fn shapes_that_do_not_fit_are_refused() {
+fn on_a_device_shapes_that_do_not_fit_are_refused() {
     let Some(mut cuda) = device() else { return };
     let rng = &mut Rng::new(8);
     let setup = Setup::mixed(rng);
@@ -388,4 +390,22 @@ fn shapes_that_do_not_fit_are_refused() {
     assert!(step.b.project(&mut [&mut y], &mut u, Input::Raw(&short), &fan, None).is_err());
     let delta = step.b.delta(&setup.terms()).unwrap();
     assert!(step.b.project(&mut [&mut y], &mut u, Input::Raw(&x), &fan, Some(&delta)).is_err());
+}
+
+/// The tests above again, in a process of its own that finds the emulated driver.
+#[test]
+fn the_backend_meets_the_truth_over_the_emulated_driver() {
+    if !cuda_cxx::emulates() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    cuda_cxx::compile("emulation/driver.cpp", &folder.path().join("libcuda.so"), &["-shared", "-fPIC"]);
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["on_a_device", "--nocapture"])
+        .env("LD_LIBRARY_PATH", folder.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(text.matches("on emulated device").count(), 3, "{text}");
 }

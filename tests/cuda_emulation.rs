@@ -1,33 +1,9 @@
 //! Runs every CUDA kernel on the CPU, against a scalar truth, in both orders of lanes: kernels/README.md says how.
-//!
-//! Needs a C++ compiler: `$CXX`, else `c++`, `g++` or `clang++`.
 
-use std::ffi::OsString;
+mod cuda_cxx;
+
 use std::path::Path;
 use std::process::Command;
-
-/// The first C++ compiler that answers.
-fn compiler() -> OsString {
-    let named = std::env::var_os("CXX").into_iter();
-    let usual = ["c++", "g++", "clang++"].into_iter().map(OsString::from);
-    let answers = |c: &OsString| Command::new(c).arg("--version").output().is_ok_and(|o| o.status.success());
-    named.chain(usual).find(answers).expect("no C++ compiler answers: install one or set CXX")
-}
-
-/// Builds the harness with the emulation into `folder` and returns its path.
-fn build(folder: &Path) -> std::path::PathBuf {
-    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
-    let program = folder.join("harness");
-    let output = Command::new(compiler())
-        .args(["-x", "c++", "-std=c++17", "-O2", "-fno-strict-aliasing", "-ffp-contract=off", "-w", "-include"])
-        .args([kernels.join("emulation/cuda_host.h"), kernels.join("harness/main.cu")])
-        .arg("-o")
-        .arg(&program)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    program
-}
 
 fn check(program: &Path, reverse: bool) {
     let mut command = Command::new(program);
@@ -45,12 +21,11 @@ fn check(program: &Path, reverse: bool) {
 
 #[test]
 fn kernels_meet_the_scalar_truth_in_both_lane_orders() {
-    if !cfg!(target_arch = "x86_64") {
-        println!("the emulation switches fibers with x86-64 instructions; skipped");
+    if !cuda_cxx::emulates() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let program = build(folder.path());
+    let program = cuda_cxx::compile("harness/main.cu", &folder.path().join("harness"), &[]);
     check(&program, false);
     check(&program, true);
 }
