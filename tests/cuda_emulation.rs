@@ -7,7 +7,7 @@ use std::process::Command;
 
 fn check(program: &Path, reverse: bool) {
     let mut command = Command::new(program);
-    command.arg("check").env_remove("CUDA_EMU_REV");
+    command.arg("small").env_remove("CUDA_EMU_REV");
     if reverse {
         command.env("CUDA_EMU_REV", "1");
     }

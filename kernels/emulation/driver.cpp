@@ -158,7 +158,9 @@ CUresult cuLaunchKernel(Handle function, unsigned gx, unsigned gy, unsigned gz, 
 }
 
 CUresult cuGetErrorString(CUresult error, const char** text) {
-    *text = error == NOT_FOUND ? "named symbol not found" : error == OUT_OF_MEMORY ? "out of memory" : "invalid argument";
+    *text = error == NOT_FOUND       ? "named symbol not found"
+            : error == OUT_OF_MEMORY ? "out of memory"
+                                     : "invalid argument";
     return SUCCESS;
 }
 

@@ -1,4 +1,5 @@
-//! Weights and low-rank terms in the layouts that the kernels read; the heads of matvec.cu and expand.cuh describe them.
+//! Weights and low-rank terms in the layouts that the kernels read, which the heads of matvec.cu and expand.cuh
+//! describe.
 
 use super::Device;
 use crate::backend::Term;
