@@ -98,7 +98,7 @@ impl Raw {
 
     /// The file is malformed, and the message names the file and contains `what`.
     #[track_caller]
-    fn is_malformed(self, what: &str) {
+    fn expect_malformed(self, what: &str) {
         let error = self.parse().expect_err(what);
         let message = error.to_string();
         assert!(matches!(error, Error::Malformed { .. }), "{message}");
@@ -106,7 +106,7 @@ impl Raw {
     }
 
     #[track_caller]
-    fn is_unsupported(self, what: &str) {
+    fn expect_unsupported(self, what: &str) {
         let error = self.parse().expect_err(what);
         let message = error.to_string();
         assert!(matches!(error, Error::Unsupported { .. }), "{message}");
@@ -114,7 +114,7 @@ impl Raw {
     }
 
     #[track_caller]
-    fn is_fine(self) -> Gguf {
+    fn expect_fine(self) -> Gguf {
         let gguf = self.parse().unwrap();
         touch(&gguf);
         gguf
@@ -126,76 +126,77 @@ const ARRAY: u32 = 9;
 
 #[test]
 fn not_a_gguf_file() {
-    Raw(Vec::new()).is_malformed("ends inside \"the magic bytes\"");
-    Raw(b"GGU".to_vec()).is_malformed("ends inside \"the magic bytes\"");
-    Raw(b"GGML\x03\0\0\0".to_vec()).is_malformed("not a GGUF file");
-    Raw(b"PK\x03\x04zip file".to_vec()).is_malformed("not a GGUF file");
+    Raw(Vec::new()).expect_malformed("ends inside \"the magic bytes\"");
+    Raw(b"GGU".to_vec()).expect_malformed("ends inside \"the magic bytes\"");
+    Raw(b"GGML\x03\0\0\0".to_vec()).expect_malformed("not a GGUF file");
+    Raw(b"PK\x03\x04zip file".to_vec()).expect_malformed("not a GGUF file");
 }
 
 #[test]
 fn other_versions_and_byte_orders() {
-    Raw::new(0, 0, 0).is_unsupported("GGUF version 0");
-    Raw::new(1, 0, 0).is_unsupported("GGUF version 1");
-    Raw::new(4, 0, 0).is_unsupported("GGUF version 4");
-    Raw::new(u32::MAX, 0, 0).is_unsupported("GGUF version 4294967295");
-    Raw::new(3_u32.swap_bytes(), 0, 0).is_unsupported("big-endian GGUF (version 3)");
-    assert_eq!(Raw::new(2, 0, 0).is_fine().version(), 2);
-    assert_eq!(Raw::new(3, 0, 0).is_fine().version(), 3);
+    Raw::new(0, 0, 0).expect_unsupported("GGUF version 0");
+    Raw::new(1, 0, 0).expect_unsupported("GGUF version 1");
+    Raw::new(4, 0, 0).expect_unsupported("GGUF version 4");
+    Raw::new(u32::MAX, 0, 0).expect_unsupported("GGUF version 4294967295");
+    Raw::new(3_u32.swap_bytes(), 0, 0).expect_unsupported("big-endian GGUF (version 3)");
+    assert_eq!(Raw::new(2, 0, 0).expect_fine().version(), 2);
+    assert_eq!(Raw::new(3, 0, 0).expect_fine().version(), 3);
 }
 
-/// CVE-2024-21802 and its siblings: counts that are believed before they are compared with the file.
+/// The way of CVE-2024-21836 (llama.cpp): a count that is believed before it is compared with the file.
 #[test]
 fn tensor_count_beyond_the_file() {
     for n in [1, 2, 1 << 32, i64::MAX as u64, i64::MIN as u64, u64::MAX] {
-        Raw::new(3, n, 0).is_malformed("the number of tensors");
+        Raw::new(3, n, 0).expect_malformed("the number of tensors");
     }
 }
 
+/// The way of CVE-2024-23605 (llama.cpp).
 #[test]
 fn metadata_count_beyond_the_file() {
     for n in [1, 2, 1 << 32, i64::MAX as u64, i64::MIN as u64, u64::MAX] {
-        Raw::new(3, 0, n).is_malformed("the number of metadata entries");
+        Raw::new(3, 0, n).expect_malformed("the number of metadata entries");
     }
 }
 
 #[test]
 fn metadata_count_that_takes_tensors_for_metadata() {
-    Raw::new(3, 1, 2).info("t", &[1], 0, 0).data(4).is_malformed("");
+    Raw::new(3, 1, 2).info("t", &[1], 0, 0).data(4).expect_malformed("");
 }
 
 #[test]
 fn key_length_beyond_the_file() {
     for n in [50, 1 << 32, i64::MIN as u64, u64::MAX] {
-        Raw::new(3, 0, 1).u64(n).raw(&[b'k'; 20]).is_malformed("\"metadata key 0\": the count");
+        Raw::new(3, 0, 1).u64(n).raw(&[b'k'; 20]).expect_malformed("\"metadata key 0\": the count");
     }
 }
 
 #[test]
 fn key_too_long_empty_or_not_text() {
-    Raw::entry(&"k".repeat(65_536)).u32(0).u8(1).is_malformed("at most 65535");
-    Raw::entry(&"k".repeat(65_535)).u32(0).u8(1).is_fine();
-    Raw::entry("").u32(0).raw(&[1; 8]).is_malformed("key 0 is empty");
-    Raw::new(3, 0, 1).u64(2).raw(b"\xff\xfe").u32(0).raw(&[1; 8]).is_malformed("not valid UTF-8");
+    Raw::entry(&"k".repeat(65_536)).u32(0).u8(1).expect_malformed("at most 65535");
+    Raw::entry(&"k".repeat(65_535)).u32(0).u8(1).expect_fine();
+    Raw::entry("").u32(0).raw(&[1; 8]).expect_malformed("key 0 is empty");
+    Raw::new(3, 0, 1).u64(2).raw(b"\xff\xfe").u32(0).raw(&[1; 8]).expect_malformed("not valid UTF-8");
 }
 
 #[test]
 fn duplicate_keys() {
-    Raw::new(3, 0, 2).str("k").u32(0).u8(1).str("k").u32(0).u8(1).is_malformed("\"k\" occurs twice");
-    Raw::new(3, 0, 2).str("k").u32(0).u8(1).str("l").u32(0).u8(1).is_fine();
+    Raw::new(3, 0, 2).str("k").u32(0).u8(1).str("k").u32(0).u8(1).expect_malformed("\"k\" occurs twice");
+    Raw::new(3, 0, 2).str("k").u32(0).u8(1).str("l").u32(0).u8(1).expect_fine();
 }
 
-/// CVE-2024-21802's string variant; CVE-2026-33298's kind: a length near 2^64 that wraps when one is added.
+/// The way of CVE-2024-23496 (llama.cpp): a length near 2^64 that wraps around when one is added.
 #[test]
 fn string_length_beyond_the_file() {
     for n in [5, 1 << 31, 1 << 32, i64::MIN as u64, u64::MAX - 7, u64::MAX] {
-        Raw::entry("k").u32(STR).u64(n).raw(b"text").is_malformed("\"k\": the count");
+        Raw::entry("k").u32(STR).u64(n).raw(b"text").expect_malformed("\"k\": the count");
     }
-    assert_eq!(Raw::entry("k").u32(STR).str("text").is_fine().str("k").unwrap(), Some("text"));
+    assert_eq!(Raw::entry("k").u32(STR).str("text").expect_fine().str("k").unwrap(), Some("text"));
 }
 
 #[test]
 fn string_that_is_not_text() {
-    Raw::entry("k").u32(STR).u64(2).raw(b"\xc3\x28").is_malformed("\"k\" is not valid UTF-8");
+    Raw::entry("k").u32(STR).u64(2).raw(b"\xc3\x28").expect_malformed("\"k\" is not valid UTF-8");
 }
 
 #[test]
@@ -203,109 +204,109 @@ fn array_length_beyond_the_file() {
     for ty in 0..=12 {
         for n in [1 << 20, 1 << 40, i64::MIN as u64, u64::MAX] {
             if ty != ARRAY {
-                Raw::entry("k").u32(ARRAY).u32(ty).u64(n).raw(&[0; 64]).is_malformed("\"k\": the count");
+                Raw::entry("k").u32(ARRAY).u32(ty).u64(n).raw(&[0; 64]).expect_malformed("\"k\": the count");
             }
         }
     }
 }
 
-/// The length times the size of an item wraps around to something small.
+/// The way of CVE-2024-21825 (llama.cpp): the length times the size of an item wraps around.
 #[test]
 fn array_whose_size_in_bytes_overflows() {
     for (ty, bytes) in [(2, 2), (4, 4), (6, 4), (8, 8), (10, 8), (12, 8)] {
         let n = (u64::MAX / bytes) + 1;
-        Raw::entry("k").u32(ARRAY).u32(ty).u64(n).raw(&[0; 64]).is_malformed("\"k\": the count");
+        Raw::entry("k").u32(ARRAY).u32(ty).u64(n).raw(&[0; 64]).expect_malformed("\"k\": the count");
     }
 }
 
 #[test]
 fn string_in_an_array_beyond_the_file() {
     let head = || Raw::entry("k").u32(ARRAY).u32(STR).u64(2).str("ok");
-    head().u64(u64::MAX).is_malformed("\"k\": the count");
-    head().u64(4).raw(b"abc").is_malformed("\"k\": the count");
-    head().raw(&[0; 7]).is_malformed("ends inside \"k\"");
-    assert_eq!(head().str("too").is_fine().strings("k").unwrap().unwrap().get(1), Some("too"));
+    head().u64(u64::MAX).expect_malformed("\"k\": the count");
+    head().u64(4).raw(b"abc").expect_malformed("\"k\": the count");
+    head().raw(&[0; 7]).expect_malformed("ends inside \"k\"");
+    assert_eq!(head().str("too").expect_fine().strings("k").unwrap().unwrap().get(1), Some("too"));
 }
 
 #[test]
 fn string_in_an_array_that_is_not_text() {
     let array = |n| Raw::entry("k").u32(ARRAY).u32(STR).u64(n).str("ok");
-    array(2).u64(1).raw(b"\xff").is_malformed("string 1 is not valid UTF-8");
+    array(2).u64(1).raw(b"\xff").expect_malformed("string 1 is not valid UTF-8");
     // A character cut in two: valid only if the strings are joined.
-    array(3).u64(1).raw(b"\xc3").u64(1).raw(b"\xa9").is_malformed("string 1 is not valid UTF-8");
+    array(3).u64(1).raw(b"\xc3").u64(1).raw(b"\xa9").expect_malformed("string 1 is not valid UTF-8");
 }
 
-/// CVE-2026-27940's kind: recursion as deep as the file likes.
+/// A reader that recurses would go as deep as the file likes, and overflow its stack.
 #[test]
 fn nested_arrays() {
-    Raw::entry("k").u32(ARRAY).u32(ARRAY).u64(1).u32(0).u64(1).u8(1).is_unsupported("\"k\" is an array of arrays");
+    Raw::entry("k").u32(ARRAY).u32(ARRAY).u64(1).u32(0).u64(1).u8(1).expect_unsupported("\"k\" is an array of arrays");
     let deep = (0..100_000).fold(Raw::entry("k").u32(ARRAY), |raw, _| raw.u32(ARRAY).u64(1));
-    deep.is_unsupported("\"k\" is an array of arrays");
+    deep.expect_unsupported("\"k\" is an array of arrays");
 }
 
 #[test]
 fn unknown_value_types() {
     for ty in [13, 255, u32::MAX] {
-        Raw::entry("k").u32(ty).u64(0).is_malformed(&format!("\"k\" has the unknown type {ty}"));
-        Raw::entry("k").u32(ARRAY).u32(ty).u64(0).is_malformed(&format!("array of the unknown type {ty}"));
+        Raw::entry("k").u32(ty).u64(0).expect_malformed(&format!("\"k\" has the unknown type {ty}"));
+        Raw::entry("k").u32(ARRAY).u32(ty).u64(0).expect_malformed(&format!("array of the unknown type {ty}"));
     }
 }
 
 #[test]
 fn bools_other_than_0_and_1() {
     for bad in [2, 255] {
-        Raw::entry("k").u32(7).u8(bad).is_malformed(&format!("{bad} is not a bool"));
-        Raw::entry("k").u32(ARRAY).u32(7).u64(3).raw(&[0, 1, bad]).is_malformed("an item is not a bool");
+        Raw::entry("k").u32(7).u8(bad).expect_malformed(&format!("{bad} is not a bool"));
+        Raw::entry("k").u32(ARRAY).u32(7).u64(3).raw(&[0, 1, bad]).expect_malformed("an item is not a bool");
     }
-    assert_eq!(Raw::entry("k").u32(7).u8(1).is_fine().bool("k").unwrap(), Some(true));
+    assert_eq!(Raw::entry("k").u32(7).u8(1).expect_fine().bool("k").unwrap(), Some(true));
 }
 
 #[test]
 fn alignments_out_of_range() {
     let file = |n: u32| Raw::entry("general.alignment").u32(4).u32(n);
     for bad in [0, 1, 3, 4, 24, 33, 1 << 17, 1 << 31, u32::MAX] {
-        file(bad).is_malformed("general.alignment is");
+        file(bad).expect_malformed("general.alignment is");
     }
     for good in [8, 32, 64, 65_536] {
-        assert_eq!(file(good).is_fine().alignment(), good as usize);
+        assert_eq!(file(good).expect_fine().alignment(), good as usize);
     }
-    Raw::entry("general.alignment").u32(5).raw(&(-32_i32).to_le_bytes()).is_malformed("general.alignment is");
-    Raw::entry("general.alignment").u32(STR).str("32").is_malformed("general.alignment is the string \"32\"");
+    Raw::entry("general.alignment").u32(5).raw(&(-32_i32).to_le_bytes()).expect_malformed("general.alignment is");
+    Raw::entry("general.alignment").u32(STR).str("32").expect_malformed("general.alignment is the string \"32\"");
 }
 
 #[test]
 fn tensor_names_too_long_or_not_text() {
-    Raw::tensor(&"t".repeat(65), &[8], 0, 0, 32).is_malformed("has 65 bytes, at most 64");
-    Raw::tensor(&"t".repeat(64), &[8], 0, 0, 32).is_fine();
-    Raw::new(3, 1, 0).u64(u64::MAX).raw(&[b't'; 99]).is_malformed("the name of tensor 0");
-    Raw::new(3, 1, 0).u64(1).raw(b"\xff").raw(&[0; 99]).is_malformed("not valid UTF-8");
+    Raw::tensor(&"t".repeat(65), &[8], 0, 0, 32).expect_malformed("has 65 bytes, at most 64");
+    Raw::tensor(&"t".repeat(64), &[8], 0, 0, 32).expect_fine();
+    Raw::new(3, 1, 0).u64(u64::MAX).raw(&[b't'; 99]).expect_malformed("the name of tensor 0");
+    Raw::new(3, 1, 0).u64(1).raw(b"\xff").raw(&[0; 99]).expect_malformed("not valid UTF-8");
 }
 
 #[test]
 fn duplicate_tensor_names() {
     let first = || Raw::new(3, 2, 0).info("t", &[8], 0, 0);
-    first().info("t", &[8], 0, 32).data(64).is_malformed("\"t\" occurs twice");
-    first().info("u", &[8], 0, 32).data(64).is_fine();
+    first().info("t", &[8], 0, 32).data(64).expect_malformed("\"t\" occurs twice");
+    first().info("u", &[8], 0, 32).data(64).expect_fine();
 }
 
-/// CVE-2024-32878's kind: a number of dimensions larger than the array that takes them.
+/// The way of CVE-2024-21802 (llama.cpp): more dimensions than the array that takes them has room for.
 #[test]
 fn dimension_counts_out_of_range() {
-    Raw::tensor("t", &[], 0, 0, 99).is_malformed("\"t\" has 0 dimensions");
-    Raw::tensor("t", &[1; 5], 0, 0, 99).is_malformed("\"t\" has 5 dimensions");
+    Raw::tensor("t", &[], 0, 0, 99).expect_malformed("\"t\" has 0 dimensions");
+    Raw::tensor("t", &[1; 5], 0, 0, 99).expect_malformed("\"t\" has 5 dimensions");
     for n in [5, 1 << 16, u32::MAX] {
-        Raw::new(3, 1, 0).str("t").u32(n).raw(&[1; 99]).is_malformed("dimensions, 1 to 4");
+        Raw::new(3, 1, 0).str("t").u32(n).raw(&[1; 99]).expect_malformed("dimensions, 1 to 4");
     }
-    Raw::tensor("t", &[2, 2, 2, 2], 0, 0, 64).is_fine();
+    Raw::tensor("t", &[2, 2, 2, 2], 0, 0, 64).expect_fine();
 }
 
 #[test]
 fn empty_dimensions() {
-    Raw::tensor("t", &[0], 0, 0, 99).is_malformed("\"t\" has an empty dimension");
-    Raw::tensor("t", &[32, 0, 2], 0, 0, 99).is_malformed("\"t\" has an empty dimension");
+    Raw::tensor("t", &[0], 0, 0, 99).expect_malformed("\"t\" has an empty dimension");
+    Raw::tensor("t", &[32, 0, 2], 0, 0, 99).expect_malformed("\"t\" has an empty dimension");
 }
 
-/// CVE-2025-53630 and CVE-2026-7482: a product of dimensions that wraps, so that a huge tensor seems small.
+/// The way of CVE-2026-33298 (llama.cpp): a product of dimensions wraps around, and a huge tensor seems small.
 #[test]
 fn products_of_dimensions_that_overflow() {
     for dims in [
@@ -317,10 +318,10 @@ fn products_of_dimensions_that_overflow() {
         &[u64::MAX, u64::MAX, u64::MAX, u64::MAX],
         &[(1 << 62) + 1, 4, 1, 1],
     ] {
-        Raw::tensor("t", dims, 0, 0, 1 << 10).is_malformed("overflows");
+        Raw::tensor("t", dims, 0, 0, 1 << 10).expect_malformed("overflows");
     }
     // 2^62 values of one byte fit an integer, and not the file.
-    Raw::tensor("t", &[1 << 62], 24, 0, 1 << 10).is_malformed("the data section has 1024");
+    Raw::tensor("t", &[1 << 62], 24, 0, 1 << 10).expect_malformed("the data section has 1024");
 }
 
 #[test]
@@ -328,23 +329,23 @@ fn rows_that_are_not_whole_blocks() {
     for ty in StoredType::all().iter().filter(|ty| ty.block_len > 1) {
         let n = ty.block_len as u64;
         for cols in [1, n / 2, n - 1, n + 1, n + n / 2] {
-            Raw::tensor("t", &[cols, n], ty.id, 0, 1 << 20).is_malformed("not whole");
+            Raw::tensor("t", &[cols, n], ty.id, 0, 1 << 20).expect_malformed("not whole");
         }
-        Raw::tensor("t", &[2 * n, 3], ty.id, 0, 6 * ty.block_bytes).is_fine();
-        Raw::tensor("t", &[2 * n, 3], ty.id, 0, 6 * ty.block_bytes - 1).is_malformed("the data section has");
+        Raw::tensor("t", &[2 * n, 3], ty.id, 0, 6 * ty.block_bytes).expect_fine();
+        Raw::tensor("t", &[2 * n, 3], ty.id, 0, 6 * ty.block_bytes - 1).expect_malformed("the data section has");
     }
 }
 
 #[test]
 fn unknown_tensor_types() {
     for ty in [4, 5, 31, 33, 36, 38, 43, 255, i32::MIN as u32, u32::MAX] {
-        Raw::tensor("t", &[256], ty, 0, 1 << 10).is_malformed(&format!("\"t\" has the unknown type {ty}"));
+        Raw::tensor("t", &[256], ty, 0, 1 << 10).expect_malformed(&format!("\"t\" has the unknown type {ty}"));
     }
 }
 
 #[test]
 fn types_we_cannot_compute_with_are_listed_and_refused_by_name() {
-    let gguf = Raw::tensor("t", &[256, 2], 19, 0, 100).is_fine();
+    let gguf = Raw::tensor("t", &[256, 2], 19, 0, 100).expect_fine();
     assert_eq!(gguf.info("t").unwrap().ty.name, "iq1_s");
     let error = gguf.tensor("t").unwrap_err();
     assert!(matches!(error, Error::Unsupported { .. }));
@@ -354,37 +355,48 @@ fn types_we_cannot_compute_with_are_listed_and_refused_by_name() {
 #[test]
 fn offsets_that_are_not_aligned() {
     for offset in [1, 16, 31, 33] {
-        Raw::tensor("t", &[8], 0, offset, 99).is_malformed("not a multiple of the alignment 32");
+        Raw::tensor("t", &[8], 0, offset, 99).expect_malformed("not a multiple of the alignment 32");
     }
 }
 
-/// CVE-2025-49847's kind, and CVE-2026-33298: data outside the file, or an end that wraps around.
+/// The way of CVE-2026-7482 (Ollama): a tensor that is larger than its file, and is read all the same.
 #[test]
 fn tensors_outside_the_file() {
-    for offset in [32, 64, 1 << 32, i64::MIN as u64, u64::MAX & !31, (u64::MAX & !31) - 64] {
-        Raw::tensor("t", &[8], 0, offset, 32).is_malformed("the data section has 32");
+    for offset in [32, 64, 1 << 32, i64::MIN as u64, !31, !31 - 64] {
+        Raw::tensor("t", &[8], 0, offset, 32).expect_malformed("the data section has 32");
     }
-    Raw::tensor("t", &[8], 0, 0, 31).is_malformed("has 32 bytes at offset 0; the data section has 31");
-    Raw::tensor("t", &[8], 0, 0, 32).is_fine();
+    Raw::tensor("t", &[8], 0, 0, 31).expect_malformed("has 32 bytes at offset 0; the data section has 31");
+    Raw::tensor("t", &[8], 0, 0, 32).expect_fine();
+}
+
+/// The way of CVE-2025-53630 (llama.cpp): each size is possible, and only their sum wraps around.
+#[test]
+fn tensor_sizes_whose_sum_overflows() {
+    let info = |raw: Raw, name| raw.info(name, &[1 << 62], 24, 0);
+    let all = ["a", "b", "c", "d"].into_iter().fold(Raw::new(3, 4, 0), info);
+    all.data(1 << 10).expect_malformed("the data section has 1024");
+    // The end of the second tensor wraps around to the end of the first.
+    let second = Raw::new(3, 2, 0).info("a", &[32], 24, 0).info("b", &[1 << 62], 24, 3 << 62);
+    second.data(32).expect_malformed("\"b\" has");
 }
 
 #[test]
 fn file_that_ends_before_its_data_section() {
-    Raw::new(3, 1, 0).info("t", &[8], 0, 0).is_malformed("the data section has 0");
-    Raw::new(3, 1, 0).info("t", &[8], 0, 0).raw(&[0]).is_malformed("the data section has 0");
+    Raw::new(3, 1, 0).info("t", &[8], 0, 0).expect_malformed("the data section has 0");
+    Raw::new(3, 1, 0).info("t", &[8], 0, 0).raw(&[0]).expect_malformed("the data section has 0");
 }
 
 /// Files from elsewhere share weights this way; every tensor is still inside the file.
 #[test]
 fn overlapping_tensors_are_allowed() {
-    Raw::new(3, 2, 0).info("t", &[8], 0, 0).info("u", &[4, 2], 0, 0).data(32).is_fine();
+    Raw::new(3, 2, 0).info("t", &[8], 0, 0).info("u", &[4, 2], 0, 0).data(32).expect_fine();
 }
 
 #[test]
 fn one_shard_alone_in_memory() {
-    Raw::entry("split.count").u32(2).raw(&3_u16.to_le_bytes()).is_unsupported("one shard of 3");
-    Raw::entry("split.count").u32(2).raw(&1_u16.to_le_bytes()).is_fine();
-    Raw::entry("split.count").u32(STR).str("three").is_malformed("\"split.count\": an integer");
+    Raw::entry("split.count").u32(2).raw(&3_u16.to_le_bytes()).expect_unsupported("one shard of 3");
+    Raw::entry("split.count").u32(2).raw(&1_u16.to_le_bytes()).expect_fine();
+    Raw::entry("split.count").u32(STR).str("three").expect_malformed("\"split.count\": an integer");
 }
 
 #[test]

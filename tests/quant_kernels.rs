@@ -116,10 +116,12 @@ fn int8_has_the_bits_of_the_truth_for_every_shape() {
 fn int8_many_rows_pass_the_cache_in_chunks() {
     let mut numbers = Numbers(2);
     for ty in QUANTIZED {
-        let cols = 8192;
-        let data = numbers.weights(ty, 17 * cols);
-        let x = numbers.acts(77, cols);
-        check_int8(ty, &data, cols, &x);
+        // The second is a row that no chunk holds.
+        for (cols, m) in [(8192, 77), (458_752, 4)] {
+            let data = numbers.weights(ty, 17 * cols);
+            let x = numbers.acts(m, cols);
+            check_int8(ty, &data, cols, &x);
+        }
     }
 }
 
@@ -251,6 +253,19 @@ fn expand_adds_rank_by_rank() {
                 kernels.expand(&mut y, &b, first, &u);
                 assert_eq!(y, want, "{ty} rank {rank}, {:?}", kernels.level());
             }
+        }
+    }
+}
+
+#[test]
+fn no_rows_write_nothing() {
+    let mut scratch = Scratch::default();
+    for kernels in levels() {
+        let none = Rows { ty: TensorType::Q8_0, data: &[], cols: 32 };
+        let one = Rows { data: &[0; 34], ..none };
+        for (w, m) in [(none, 3), (one, 0)] {
+            kernels.linear_int8(&w, &Acts::new(m, 32), &mut Strided::new(&mut [], m, w.rows()), &mut scratch);
+            kernels.linear_float(&w, &vec![0.0; 32 * m], &mut Strided::new(&mut [], m, w.rows()), &mut scratch);
         }
     }
 }

@@ -1,11 +1,9 @@
 //! Token for token with llama.cpp on the vocabulary of a real SmolLM2 file, named by `COTVALVE_TEST_MODEL`.
 
-mod common;
-
-use common::metadata::Metadata;
-use cotvalve::tokenizer::{Decoder, Tokenizer, Vocab};
+use cotvalve::model::Model;
+use cotvalve::tokenizer::Decoder;
 use serde::Deserialize;
-use std::time::Instant;
+use std::sync::Arc;
 
 #[derive(Deserialize)]
 struct Ids {
@@ -18,37 +16,18 @@ fn lines<T: for<'de> Deserialize<'de>>(text: &str) -> Vec<T> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn metadata() -> Option<Metadata> {
+fn model() -> Option<Arc<Model>> {
     let Some(path) = std::env::var_os("COTVALVE_TEST_MODEL") else {
         println!("skipped: COTVALVE_TEST_MODEL names no model");
         return None;
     };
-    Some(Metadata::read(path.as_ref()))
-}
-
-fn tokenizer(file: &Metadata) -> Tokenizer {
-    let tokens = file.strings("tokenizer.ggml.tokens");
-    let merges = file.strings("tokenizer.ggml.merges");
-    let vocab = Vocab {
-        model: file.string("tokenizer.ggml.model"),
-        pre: file.string("tokenizer.ggml.pre"),
-        tokens: &tokens,
-        token_types: &file.integers("tokenizer.ggml.token_type"),
-        merges: &merges,
-        bos: Some(file.integers("tokenizer.ggml.bos_token_id")[0] as u32),
-        eos: Some(file.integers("tokenizer.ggml.eos_token_id")[0] as u32),
-        ..Vocab::default()
-    };
-    let start = Instant::now();
-    let tokenizer = Tokenizer::new(&vocab).unwrap();
-    println!("tokenizer built in {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
-    tokenizer
+    Some(Model::open(path).unwrap())
 }
 
 #[test]
 fn ids_equal_llama_cpp() {
-    let Some(file) = metadata() else { return };
-    let tokenizer = tokenizer(&file);
+    let Some(model) = model() else { return };
+    let tokenizer = model.tokenizer();
     let texts: Vec<String> = lines(include_str!("data/tokenizer/lines.jsonl"));
     let expected: Vec<Ids> = lines(include_str!("data/tokenizer/smollm2-ids.jsonl"));
     assert_eq!((texts.len(), expected.len()), (2000, 2000));
@@ -62,8 +41,8 @@ fn ids_equal_llama_cpp() {
 
 #[test]
 fn ends_equal_llama_cpp() {
-    let Some(file) = metadata() else { return };
-    let tokenizer = tokenizer(&file);
+    let Some(model) = model() else { return };
+    let tokenizer = model.tokenizer();
     let ends: Vec<u32> = (0..tokenizer.vocab_size() as u32).filter(|id| tokenizer.is_end(*id)).collect();
     assert_eq!(ends, [0, 2, 4], "<|endoftext|>, <|im_end|>, <reponame>");
 }
@@ -71,8 +50,8 @@ fn ends_equal_llama_cpp() {
 /// Text comes back whole but for the bytes this vocabulary has no token for.
 #[test]
 fn texts_come_back() {
-    let Some(file) = metadata() else { return };
-    let tokenizer = tokenizer(&file);
+    let Some(model) = model() else { return };
+    let tokenizer = model.tokenizer();
     let mut whole = 0;
     for text in lines::<String>(include_str!("data/tokenizer/lines.jsonl")) {
         let ids = tokenizer.encode(&text, false, false).unwrap();
@@ -87,4 +66,12 @@ fn texts_come_back() {
         }
     }
     assert!(whole > 1800, "{whole} of 2,000 lines have a token for each byte");
+}
+
+/// The template that the chat tests render is the one of the file.
+#[test]
+fn chat_template_is_the_tested_one() {
+    let Some(model) = model() else { return };
+    let template = model.gguf().str("tokenizer.chat_template").unwrap();
+    assert_eq!(template, Some(include_str!("data/chat/smollm2.jinja")));
 }

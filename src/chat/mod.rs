@@ -1,5 +1,212 @@
-use crate::error::Result;
-pub struct Message { pub role: String, pub content: String }
-impl Message { pub fn new(r: &str, c: &str) -> Self { Self { role: r.into(), content: c.into() } } }
-pub struct Template;
-impl Template { pub fn new(_: &str, _: &str, _: &str) -> Result<Self> { Ok(Self) } pub fn render(&self, m: &[Message], _: bool) -> Result<String> { Ok(m.iter().map(|m| m.content.clone()).collect()) } }
+//! The chat template of a model file: messages to the prompt the model was trained on.
+//!
+//! A template is a program (Jinja) that comes with a model from anywhere, so it runs with no access to files, on a
+//! budget of work that also bounds memory, and on a thread of its own, whose stack is deep enough for any source.
+
+mod clock;
+mod guard;
+mod json;
+
+use crate::error::{Error, Result};
+use minijinja::machinery::{Token, tokenize};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, Value, context};
+use std::io;
+
+/// Longest template, in bytes. Real ones are below a third of this.
+const SOURCE_BYTES_MAX: usize = 128 << 10;
+/// Most tokens in one tag, and most `elif`s in a template: each may nest one level deeper, and folding constants takes
+/// the square of that.
+const TAG_TOKENS_MAX: usize = 1000;
+const ELIFS_MAX: usize = 1000;
+/// Stack for parsing and rendering what these limits let through. Only what is touched is used.
+const STACK_BYTES: usize = 64 << 20;
+/// Depth of macros, recursive loops and blocks.
+const RECURSION_MAX: usize = 64;
+/// Work for a render, in units of minijinja's fuel: an instruction, or 64 bytes created or read.
+const FUEL: u64 = 250_000;
+/// More of it for each message, and for so many bytes of messages.
+const FUEL_A_MESSAGE: u64 = 500;
+const BYTES_A_FUEL: u64 = 4;
+/// Longest prompt, in bytes, besides what the messages take; these may appear this many times.
+const OUTPUT_BYTES: usize = 1 << 20;
+const OUTPUT_COPIES: usize = 4;
+
+const NAME: &str = "chat";
+
+/// One message of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Who speaks: `system`, `user`, `assistant`, `tool` or what else the template knows.
+    pub role: String,
+    /// What is said.
+    pub content: String,
+}
+
+impl Message {
+    /// A message of `role`.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+
+    fn value(&self) -> Value {
+        Value::from_pairs([("role", self.role.as_str()), ("content", self.content.as_str())])
+    }
+}
+
+/// A parsed chat template (`tokenizer.chat_template`), in the dialect of Hugging Face transformers: `trim_blocks`,
+/// `lstrip_blocks`, Python's methods of strings, lists and dictionaries, `raise_exception`, `strftime_now` (in UTC)
+/// and a `tojson` that escapes nothing for HTML.
+pub struct Template {
+    environment: Environment<'static>,
+    bos_text: String,
+    eos_text: String,
+}
+
+impl Template {
+    /// Parses `source`; `bos_text` and `eos_text` become its `bos_token` and `eos_token`.
+    ///
+    /// # Errors
+    /// [`Error::Template`] with the line if `source` is no template, is nested too deeply, or is longer than 128 KiB.
+    pub fn new(source: &str, bos_text: &str, eos_text: &str) -> Result<Self> {
+        if source.len() > SOURCE_BYTES_MAX {
+            let what = format!("it has {} bytes; {SOURCE_BYTES_MAX} are supported", source.len());
+            return Err(Error::Template(what));
+        }
+        let environment = with_deep_stack(|| {
+            let mut environment = environment()?;
+            check_tags(source)?;
+            environment.add_template_owned(NAME, source.to_owned())?;
+            Ok(environment)
+        })?;
+        Ok(Self { environment, bos_text: bos_text.into(), eos_text: eos_text.into() })
+    }
+
+    /// The prompt of a conversation. With `add_generation_prompt` it ends where the assistant's answer begins.
+    ///
+    /// # Errors
+    /// [`Error::Template`] with cause and line if the template refuses the messages (`raise_exception`), fails, or
+    /// exceeds its budget of work, depth or output.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        let bytes: usize = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
+        let mut environment = self.environment.clone();
+        let fuel = FUEL + FUEL_A_MESSAGE * messages.len() as u64 + bytes as u64 / BYTES_A_FUEL;
+        environment.set_fuel(Some(fuel));
+        let limit = OUTPUT_BYTES + OUTPUT_COPIES * bytes;
+        with_deep_stack(|| {
+            let mut prompt = Prompt { bytes: Vec::new(), limit };
+            environment.get_template(NAME)?.render_captured_to(
+                context! {
+                    messages => messages.iter().map(Message::value).collect::<Value>(),
+                    bos_token => self.bos_text.as_str(),
+                    eos_token => self.eos_text.as_str(),
+                    add_generation_prompt,
+                },
+                &mut prompt,
+            )?;
+            Ok(String::from_utf8_lossy(&prompt.bytes).into_owned())
+        })
+    }
+
+    /// The text that a conversation gains by the messages after the first `known`: what a cache that holds the
+    /// rendering of these (without generation prompt) still has to process. `None` if the template rewrites earlier
+    /// turns (some drop past thoughts), so that the whole prompt is a new one.
+    ///
+    /// # Errors
+    /// As [`Self::render`]; [`Error::Argument`] if there are fewer than `known` messages.
+    pub fn appended(&self, messages: &[Message], known: usize, add_generation_prompt: bool) -> Result<Option<String>> {
+        let Some(first) = messages.get(..known) else {
+            return Err(Error::argument("known", format!("{known} of {} messages", messages.len())));
+        };
+        let whole = self.render(messages, add_generation_prompt)?;
+        let before = if known == 0 { String::new() } else { self.render(first, false)? };
+        Ok(whole.strip_prefix(&before).map(str::to_owned))
+    }
+}
+
+/// The dialect and its limits. There is no loader: a template can name no other.
+fn environment() -> std::result::Result<Environment<'static>, minijinja::Error> {
+    let mut environment = Environment::new();
+    environment.set_syntax(syntax()?);
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.set_recursion_limit(RECURSION_MAX);
+    guard::install(&mut environment);
+    environment.add_filter("tojson", json::tojson);
+    environment.add_function("raise_exception", |why: String| -> std::result::Result<String, minijinja::Error> {
+        Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, why))
+    });
+    environment.add_function("strftime_now", clock::strftime_now);
+    Ok(environment)
+}
+
+fn syntax() -> std::result::Result<SyntaxConfig, minijinja::Error> {
+    SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()
+}
+
+/// An error if a tag is long enough to cost the parser too much stack or time.
+fn check_tags(source: &str) -> std::result::Result<(), minijinja::Error> {
+    let (mut tokens, mut elifs) = (0, 0);
+    for token in tokenize(source, false, syntax()?) {
+        match token?.0 {
+            Token::VariableStart | Token::BlockStart => tokens = 0,
+            Token::Ident("elif") => elifs += 1,
+            _ => {}
+        }
+        tokens += 1;
+        if tokens > TAG_TOKENS_MAX || elifs > ELIFS_MAX {
+            let what = format!("more than {TAG_TOKENS_MAX} tokens in a tag, or {ELIFS_MAX} times elif");
+            return Err(minijinja::Error::new(minijinja::ErrorKind::SyntaxError, what));
+        }
+    }
+    Ok(())
+}
+
+/// Runs `work` on a thread with a stack of [`STACK_BYTES`], and names the line of its error.
+fn with_deep_stack<T: Send>(work: impl FnOnce() -> std::result::Result<T, minijinja::Error> + Send) -> Result<T> {
+    let done = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("chat-template".into()).stack_size(STACK_BYTES);
+        match thread.spawn_scoped(scope, || work().map_err(|error| describe(&error))) {
+            Ok(thread) => thread.join().unwrap_or_else(|_| Err("it made the template engine panic".into())),
+            Err(error) => Err(format!("no thread to run it on: {error}")),
+        }
+    });
+    done.map_err(Error::Template)
+}
+
+fn describe(error: &minijinja::Error) -> String {
+    let mut text = error.line().map_or(String::new(), |line| format!("line {line}: "));
+    text += &error.kind().to_string();
+    if let Some(detail) = error.detail() {
+        text += ": ";
+        text += detail;
+    }
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text += &format!(": {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// The output, which refuses to grow beyond its limit.
+struct Prompt {
+    bytes: Vec<u8>,
+    limit: usize,
+}
+
+impl io::Write for Prompt {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() > self.limit - self.bytes.len() {
+            return Err(io::Error::other(format!("the prompt exceeds {} bytes", self.limit)));
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

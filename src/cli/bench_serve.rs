@@ -29,7 +29,12 @@ impl BenchServe {
                 Some(("pp", n)) if n > 0 => super::print(&format!("{}\n", prefill(&mut session, vocab, n)?))?,
                 Some(("tg", n)) if n > 0 => super::print(&format!("{}\n", decode(&mut session, vocab, n)?))?,
                 _ if line.trim() == "quit" => break,
-                _ => return Err(Error::Argument { name: "request", reason: format!("{line:?} is not pp N, tg N or quit") }),
+                _ => {
+                    return Err(Error::Argument {
+                        name: "request",
+                        reason: format!("{line:?} is not pp N, tg N or quit"),
+                    });
+                }
             }
         }
         Ok(())

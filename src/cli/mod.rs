@@ -2,6 +2,7 @@
 
 mod bench_serve;
 mod chat;
+mod fetch;
 mod inspect;
 mod logits;
 mod options;
@@ -11,6 +12,7 @@ mod tokenize;
 
 use clap::{Parser, Subcommand};
 use cotvalve::error::{Error, Result};
+use cotvalve::model::Model;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -48,7 +50,10 @@ impl Cli {
             Command::Chat(command) => command.run(),
             Command::Pull(command) => command.run(),
             Command::Inspect(command) => command.run(),
-            Command::Tokenize(command) => command.run(),
+            Command::Tokenize(command) => {
+                let model = Model::open(command.model_path()?)?;
+                command.run(model.tokenizer())
+            }
             Command::Logits(command) => command.run(),
             Command::BenchServe(command) => command.run(),
         }

@@ -11,8 +11,8 @@ use cotvalve::tensor::TensorType;
 use cotvalve::valve::{Dial, Scope};
 use std::path::PathBuf;
 
-/// The model that `run` and `chat` take when none is named.
-const DEFAULT_MODEL: &str = "smollm2";
+/// The model that is taken when none is named.
+pub const DEFAULT_MODEL: &str = "smollm2";
 
 #[derive(Args)]
 pub struct ModelArgs {

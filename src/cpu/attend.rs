@@ -2,9 +2,11 @@
 
 use super::ops;
 use super::simd::{Kernels, Rows, Scratch, Strided};
-use crate::backend::{CacheSpec, Heads, PageId};
+use crate::backend::{CacheSpec, PageId};
 use crate::error::{Error, Result};
+use crate::quant::dequantize;
 use crate::tensor::TensorType;
+use std::ops::Range;
 use std::sync::Mutex;
 
 /// Keys or values of all layers: `[layer][page][kv_head][position][head_dim]`, so that the rows of one head
@@ -13,13 +15,13 @@ struct Store {
     bytes: Vec<u8>,
 }
 
-/// Keys, values, and a score buffer a thread.
+/// Keys, values, and what each thread works in.
 pub struct Cache {
     keys: Store,
     values: Store,
     spec: CacheSpec,
     row_bytes: usize,
-    scores: Vec<Mutex<Vec<f32>>>,
+    rooms: Vec<Mutex<Room>>,
 }
 
 impl Cache {
@@ -35,9 +37,10 @@ impl Cache {
             return Err(Error::argument("context", "the cache would not fit the address space"));
         };
         let store = || Store { bytes: vec![0; bytes] };
-        let scores = || Mutex::new(vec![0.0; spec.pages * spec.page_len]);
-        let scores = (0..threads).map(|_| scores()).collect();
-        Ok(Self { keys: store(), values: store(), spec: *spec, row_bytes, scores })
+        // A single row's scores never reallocate; a prompt's may.
+        let scores = || Vec::with_capacity(spec.pages * spec.page_len);
+        let rooms = (0..threads).map(|_| Mutex::new(Room { scores: scores(), ..Room::default() })).collect();
+        Ok(Self { keys: store(), values: store(), spec: *spec, row_bytes, rooms })
     }
 
     /// Where the rows of `kv_head` in `page` start, in bytes.
@@ -58,45 +61,99 @@ impl Cache {
         }
     }
 
-    /// The first `len` rows of `kv_head` in `page`.
-    fn rows<'a>(&'a self, store: &'a Store, layer: usize, page: PageId, kv_head: usize, len: usize) -> Rows<'a> {
-        let start = self.offset(layer, page, kv_head);
+    /// The first `len` rows in `page` of the task's head.
+    fn rows<'a>(&'a self, store: &'a Store, task: &Task<'_>, page: PageId, len: usize) -> Rows<'a> {
+        let start = self.offset(task.layer, page, task.kv_head);
         let data = &store.bytes[start..start + len * self.row_bytes];
         Rows { ty: self.spec.ty, data, cols: self.spec.head_dim }
     }
 
-    /// One row's attention for one head: `out = Σ_p softmax_p(scale · q·k_p) v_p` over the first `len`
-    /// positions. Scores, weights and sums are taken in the order of the positions, page by page, so that a
-    /// row's bits depend on nothing but its own keys and values.
-    pub fn attend(&self, kernels: &Kernels, scratch: &mut Scratch, task: &Task<'_>, out: &mut [f32]) {
-        let mut scores = self.scores[task.thread].lock().unwrap_or_else(|e| e.into_inner());
-        let scores = &mut scores[..task.len];
-        let kv_head = task.head / (task.heads.heads / task.heads.kv_heads);
-        let page_len = self.spec.page_len;
-        for (chunk, page) in scores.chunks_mut(page_len).zip(task.pages) {
-            let rows = self.rows(&self.keys, task.layer, *page, kv_head, chunk.len());
-            let len = chunk.len();
-            kernels.linear_float(&rows, task.q, &mut Strided::new(chunk, 1, len), scratch);
+    /// Attention of neighbouring rows of one sequence, for query heads that share a key/value head:
+    /// `y[row, head] = Σ_p softmax_p(scale · q·k_p) v_p` over the positions p up to the row's own.
+    ///
+    /// Scores, weights and sums of a row are taken in the order of the positions, page by page, whichever rows
+    /// are computed beside it; so its bits depend on nothing but its own keys and values.
+    pub fn attend(&self, kernels: &Kernels, scratch: &mut Scratch, task: &Task<'_>, y: &mut [f32]) {
+        let (head_dim, level) = (self.spec.head_dim, kernels.level());
+        let room = &mut *self.rooms[task.thread].lock().unwrap_or_else(|e| e.into_inner());
+        let (vectors, longest) = (task.rows * task.shared, task.len + task.rows - 1);
+        room.q.clear();
+        (0..vectors).for_each(|i| room.q.extend_from_slice(&task.q[task.at(i, head_dim)..][..head_dim]));
+        room.scores.resize(vectors * longest, 0.0);
+        let mut scores = Strided::new(&mut room.scores, vectors, longest);
+        for (page, positions) in task.pages(longest, self.spec.page_len) {
+            let rows = self.rows(&self.keys, task, page, positions.len());
+            kernels.linear_float(&rows, &room.q, &mut scores.columns(positions), scratch);
         }
-        let total = ops::softmax_weights(kernels.level(), scores, task.heads.scale);
-        out.fill(0.0);
-        for (chunk, page) in scores.chunks(page_len).zip(task.pages) {
-            let rows = self.rows(&self.values, task.layer, *page, kv_head, chunk.len());
-            kernels.expand(out, &rows, 0, chunk);
+        room.totals.clear();
+        for (i, scores) in room.scores.chunks_exact_mut(longest).enumerate() {
+            let total = ops::softmax_weights(level, &mut scores[..task.len_of(i)], task.scale);
+            room.totals.push(total);
+            y[task.at(i, head_dim)..][..head_dim].fill(0.0);
         }
-        ops::scale(kernels.level(), out, 1.0 / total);
+        for (page, positions) in task.pages(longest, self.spec.page_len) {
+            let mut rows = self.rows(&self.values, task, page, positions.len());
+            if vectors > 1 {
+                // Shared by several vectors, a page is widened once.
+                room.values.resize(positions.len() * head_dim, 0.0);
+                dequantize(rows.ty, rows.data, &mut room.values);
+                rows = Rows { ty: TensorType::F32, data: bytemuck::cast_slice(&room.values), cols: head_dim };
+            }
+            for (i, weights) in room.scores.chunks_exact(longest).enumerate() {
+                let end = positions.end.min(task.len_of(i)).max(positions.start);
+                let y = &mut y[task.at(i, head_dim)..][..head_dim];
+                kernels.expand(y, &rows.slice(0..end - positions.start), 0, &weights[positions.start..end]);
+            }
+        }
+        for (i, total) in room.totals.iter().enumerate() {
+            ops::scale(level, &mut y[task.at(i, head_dim)..][..head_dim], 1.0 / total);
+        }
     }
 }
 
-/// One row and one head.
+/// What one thread works in.
+#[derive(Default)]
+struct Room {
+    /// Query vectors `[vectors, head_dim]`.
+    q: Vec<f32>,
+    /// `[vectors, positions]`
+    scores: Vec<f32>,
+    /// Sums of the weights, one a vector.
+    totals: Vec<f32>,
+    /// A page of values.
+    values: Vec<f32>,
+}
+
+/// Rows of one sequence at successive positions, and the query heads that read one key/value head.
 pub struct Task<'a> {
     pub thread: usize,
     pub layer: usize,
-    pub head: usize,
-    pub heads: &'a Heads,
-    /// `[head_dim]`
+    pub kv_head: usize,
+    pub rows: usize,
+    /// Query heads of each row.
+    pub shared: usize,
+    /// Query vectors: vector `h` of row `r` starts at `r · ld + offset + h · head_dim`, in `y` too.
     pub q: &'a [f32],
-    pub pages: &'a [PageId],
-    /// Positions attended to, the row's own included.
+    pub ld: usize,
+    pub offset: usize,
+    pub scale: f32,
+    pub table: &'a [PageId],
+    /// Positions that the first row attends to, its own included; each later row has one more.
     pub len: usize,
+}
+
+impl Task<'_> {
+    fn at(&self, vector: usize, head_dim: usize) -> usize {
+        vector / self.shared * self.ld + self.offset + vector % self.shared * head_dim
+    }
+
+    fn len_of(&self, vector: usize) -> usize {
+        self.len + vector / self.shared
+    }
+
+    /// Pages that hold the first `len` positions, and which positions each holds.
+    fn pages(&self, len: usize, page_len: usize) -> impl Iterator<Item = (PageId, Range<usize>)> {
+        let starts = (0..len).step_by(page_len);
+        self.table.iter().zip(starts).map(move |(page, start)| (*page, start..len.min(start + page_len)))
+    }
 }

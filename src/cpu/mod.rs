@@ -27,6 +27,11 @@ use std::sync::{Mutex, MutexGuard};
 pub use attend::Cache;
 pub use project::{Delta, Fan};
 
+/// Most rows whose attention one task computes, so that they share the widened keys and values.
+const ATTENTION_ROWS: usize = 16;
+/// Tasks of attention that each thread should find.
+const ATTENTION_BLOCKS: usize = 4;
+
 /// Activations `[rows, cols]`.
 #[derive(Debug)]
 pub struct Buf {
@@ -144,10 +149,14 @@ impl Cpu {
     /// # Errors
     /// [`Error::Argument`] for zero threads or an unknown level; [`Error::Device`] if threads cannot start.
     pub fn new(threads: usize, precision: Precision) -> Result<Self> {
+        Self::at_level(threads, precision, Level::from_env()?)
+    }
+
+    /// The same at `level`, or at the machine's if that is lower. Every level gives the same bits.
+    pub fn at_level(threads: usize, precision: Precision, level: Level) -> Result<Self> {
         if threads == 0 {
             return Err(Error::argument("threads", "at least one is needed"));
         }
-        let level = Level::from_env()?;
         let pool = Pool::new(threads).map_err(|e| Error::Device { device: "cpu".into(), what: e.to_string() })?;
         let workspaces = (0..threads).map(|_| Mutex::default()).collect();
         Ok(Self {
@@ -271,20 +280,42 @@ impl Backend for Cpu {
     }
 
     fn attend(&mut self, y: &mut Buf, q: &Buf, cache: &Cache, layer: usize, heads: &Heads) -> Result<()> {
-        let n = self.rows.len();
+        let (n, width, group) = (self.rows.len(), heads.heads * heads.head_dim, heads.heads / heads.kv_heads);
         let (rows, kernels, workspaces) = (&self.rows, self.kernels, &self.workspaces);
-        self.pool.chunks(y.rows_mut(n), heads.head_dim, |thread, i, out| {
-            let (row, head) = (i / heads.heads, i % heads.heads);
-            let task = Task {
-                thread,
-                layer,
-                head,
-                heads,
-                q: &q.data[i * heads.head_dim..][..heads.head_dim],
-                pages: rows.table(row),
-                len: rows.positions[row] as usize + 1,
-            };
-            cache.attend(kernels, &mut lock(&workspaces[thread]).kernels, &task, out);
+        let task = |thread, row: usize, count, kv_head| Task {
+            thread,
+            layer,
+            kv_head,
+            rows: count,
+            shared: group,
+            q: &q.data[row * width..(row + count) * width],
+            ld: width,
+            offset: kv_head * group * heads.head_dim,
+            scale: heads.scale,
+            table: rows.table(row),
+            len: rows.positions[row] as usize + 1,
+        };
+        if n == 1 {
+            self.pool.chunks(y.rows_mut(n), heads.head_dim, |thread, head, y| {
+                let q = &q.data[head * heads.head_dim..][..heads.head_dim];
+                let task = Task { q, shared: 1, offset: 0, ..task(thread, 0, 1, head / group) };
+                cache.attend(kernels, &mut lock(&workspaces[thread]).kernels, &task, y);
+            });
+            return Ok(());
+        }
+        let block = n.div_ceil(self.pool.threads() * ATTENTION_BLOCKS).clamp(1, ATTENTION_ROWS);
+        self.pool.chunks(y.rows_mut(n), block * width, |thread, i, y| {
+            let scratch = &mut lock(&workspaces[thread]).kernels;
+            let mut first = i * block;
+            let end = first + y.len() / width;
+            while first < end {
+                let count = (first..end).take_while(|row| rows.tables[*row] == rows.tables[first]).count();
+                let y = &mut y[(first - i * block) * width..][..count * width];
+                for kv_head in 0..heads.kv_heads {
+                    cache.attend(kernels, scratch, &task(thread, first, count, kv_head), y);
+                }
+                first += count;
+            }
         });
         Ok(())
     }

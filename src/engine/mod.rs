@@ -10,7 +10,7 @@ use self::core::{Core, Limits};
 use crate::backend::Precision;
 use crate::cpu::Cpu;
 use crate::error::{Error, Result};
-use crate::kv::Pages;
+use crate::kv::{PAGE_LEN, Pages};
 use crate::model::{Forward, Model, StageSpec, Weights};
 use crate::tensor::TensorType;
 use crate::valve::Adapter;
@@ -100,7 +100,7 @@ impl Engine {
         let outputs = options.sessions.max(MIN_OUTPUTS.min(rows));
         let backend = Cpu::new(options.threads, options.precision)?;
         let weights = Arc::new(Weights::load(model.gguf(), config, &backend, progress)?);
-        let spec = StageSpec { rows, outputs, pages, kv_type: options.kv_type };
+        let spec = StageSpec { rows, outputs, pages, page_len: PAGE_LEN, kv_type: options.kv_type };
         let stage = Box::new(Forward::new(backend, config.clone(), weights, spec)?);
         let limits = Limits { context, rows, outputs, vocab: config.vocab };
         let core = Arc::new(Mutex::new(Core::new(stage, pages, limits)));

@@ -85,8 +85,7 @@ fn value(cursor: &mut Cursor, key: &str) -> Result<Value> {
             boolean(byte).ok_or_else(|| cursor.malformed(format!("key {}: {byte} is not a bool", quoted(key))))?.into()
         }
         8 => {
-            let len = cursor.count(key, 1)?;
-            let text = std::str::from_utf8(cursor.take(len, key)?);
+            let text = std::str::from_utf8(cursor.prefixed(key)?);
             text.map_err(|_| cursor.malformed(format!("key {} is not valid UTF-8", quoted(key))))?.into()
         }
         9 => array(cursor, key)?.into(),
@@ -125,8 +124,7 @@ fn strings(cursor: &mut Cursor, key: &str) -> Result<Strings> {
     let mut ends = Vec::with_capacity(n);
     let mut text = Vec::new();
     for _ in 0..n {
-        let len = cursor.count(key, 1)?;
-        text.extend_from_slice(cursor.take(len, key)?);
+        text.extend_from_slice(cursor.prefixed(key)?);
         ends.push(text.len());
     }
     Strings::cut(text, ends)
@@ -223,13 +221,16 @@ impl<'a> Cursor<'a> {
     }
 
     fn take(&mut self, n: usize, what: &str) -> Result<&'a [u8]> {
-        if n > self.remaining() {
-            let (what, have, at) = (quoted(what), self.remaining(), self.at);
-            return Err(self.malformed(format!("ends inside {what}: {n} bytes wanted at byte {at}, {have} left")));
-        }
-        let taken = &self.bytes[self.at..self.at + n];
+        let Some(taken) = self.bytes[self.at..].get(..n) else { return Err(self.ended(n, what)) };
         self.at += n;
         Ok(taken)
+    }
+
+    /// Apart from `take`, so that the path on which nothing is wrong stays short enough to inline.
+    #[cold]
+    fn ended(&self, n: usize, what: &str) -> Error {
+        let (what, have, at) = (quoted(what), self.remaining(), self.at);
+        self.malformed(format!("ends inside {what}: {n} bytes wanted at byte {at}, {have} left"))
     }
 
     fn number<N: Number>(&mut self, what: &str) -> Result<N> {
@@ -241,13 +242,19 @@ impl<'a> Cursor<'a> {
     }
 
     /// Reads the number of items that follow, each of at least `item_bytes`, which must fit what remains.
+    #[inline]
     fn count(&mut self, what: &str, item_bytes: usize) -> Result<usize> {
         let n = self.number::<u64>(what)?;
         let most = self.remaining() / item_bytes;
         match usize::try_from(n) {
             Ok(n) if n <= most => Ok(n),
-            _ => Err(self.malformed(format!("{}: the count {n} is too large, at most {most} fit", quoted(what)))),
+            _ => Err(self.too_many(n, most, what)),
         }
+    }
+
+    #[cold]
+    fn too_many(&self, n: u64, most: usize, what: &str) -> Error {
+        self.malformed(format!("{}: the count {n} is too large, at most {most} fit", quoted(what)))
     }
 
     fn numbers<N: Number>(&mut self, what: &str) -> Result<Vec<N>> {
@@ -256,12 +263,18 @@ impl<'a> Cursor<'a> {
         Ok(self.take(n * N::BYTES, what)?.chunks_exact(N::BYTES).map(N::from_le).collect())
     }
 
-    fn name(&mut self, what: &str, most: usize) -> Result<&'a str> {
+    /// Reads a length and so many bytes.
+    fn prefixed(&mut self, what: &str) -> Result<&'a [u8]> {
         let len = self.count(what, 1)?;
-        if len > most {
-            return Err(self.malformed(format!("{what} has {len} bytes, at most {most} are possible")));
+        self.take(len, what)
+    }
+
+    fn name(&mut self, what: &str, most: usize) -> Result<&'a str> {
+        let bytes = self.prefixed(what)?;
+        if bytes.len() > most {
+            return Err(self.malformed(format!("{what} has {} bytes, at most {most} are possible", bytes.len())));
         }
-        std::str::from_utf8(self.take(len, what)?).map_err(|_| self.malformed(format!("{what} is not valid UTF-8")))
+        std::str::from_utf8(bytes).map_err(|_| self.malformed(format!("{what} is not valid UTF-8")))
     }
 }
 

@@ -4,7 +4,6 @@ use super::config::Config;
 use super::load::{FanKind, Layer, Weights};
 use crate::backend::{Backend, Batch, CacheSpec, Input, Owed};
 use crate::error::Result;
-use crate::kv::PAGE_LEN;
 use crate::tensor::TensorType;
 use crate::valve::{Adapter, ValveSet};
 use std::sync::Arc;
@@ -18,6 +17,8 @@ pub struct StageSpec {
     pub outputs: usize,
     /// Pages of the key/value cache.
     pub pages: usize,
+    /// Positions a page holds.
+    pub page_len: usize,
     /// Type of keys and values: F32 or F16.
     pub kv_type: TensorType,
 }
@@ -81,7 +82,7 @@ impl<B: Backend> Forward<B> {
             kv_heads: heads.kv_heads,
             head_dim: heads.head_dim,
             pages: spec.pages,
-            page_len: PAGE_LEN,
+            page_len: spec.page_len,
             ty: spec.kv_type,
         })?;
         let valves = Arc::new(ValveSet::build(&backend, &[], config.layers)?);

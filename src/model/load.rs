@@ -126,12 +126,7 @@ impl<B: Linear> Weights<B> {
     /// # Errors
     /// [`Error::Malformed`] for a missing tensor or wrong shape, [`Error::Unsupported`] for a tensor this
     /// architecture does not use (it would change the result silently), [`Error::Cancelled`].
-    pub fn load(
-        gguf: &Gguf,
-        config: &Config,
-        backend: &B,
-        progress: &mut dyn FnMut(f32) -> bool,
-    ) -> Result<Self> {
+    pub fn load(gguf: &Gguf, config: &Config, backend: &B, progress: &mut dyn FnMut(f32) -> bool) -> Result<Self> {
         let mut finder = Finder { gguf, used: HashSet::from(["rope_freqs.weight".to_string()]) };
         let table = [config.embed, config.vocab];
         let embedding = finder.take("token_embd.weight", &table)?;

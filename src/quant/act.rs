@@ -105,11 +105,25 @@ pub(crate) fn quantize_row(x: &[f32], out: ActRowMut<'_>) {
             (*quants, *sum) = ([0; BLOCK], 0);
             continue;
         }
-        for (q, v) in quants.iter_mut().zip(x) {
-            *q = (v * step.inverse).round_ties_even().clamp(-127.0, 127.0) as i8;
+        let mut rounded = [0; BLOCK];
+        for i in 0..BLOCK {
+            rounded[i] = round_ties_even(x[i] * step.inverse);
         }
-        *sum = quants.iter().map(|q| i32::from(*q)).sum();
+        *sum = rounded.iter().sum();
+        for i in 0..BLOCK {
+            quants[i] = rounded[i] as i8;
+        }
     }
+}
+
+/// The integer nearest to `v`, which is at most 2^22 in magnitude; the even one of two.
+///
+/// The sum with 1.5·2^23 has no bits left for a fraction, so the addition rounds, and the low bits of its result
+/// are the integer. Vector code on every machine, while `f32::round_ties_even` is a library call on some.
+#[inline(always)]
+fn round_ties_even(v: f32) -> i32 {
+    const SHIFT: f32 = 12_582_912.0;
+    (v + SHIFT).to_bits().wrapping_sub(SHIFT.to_bits()) as i32
 }
 
 /// Masks the sign off the bits of an `f32`. What is left orders as an integer like the magnitudes do, with
@@ -123,7 +137,8 @@ struct Step {
 }
 
 impl Step {
-    /// The step of a block whose largest magnitude has the bits `largest`.
+    /// The step of a block whose largest magnitude has the bits `largest`. Two roundings take that magnitude
+    /// times `inverse` to less than 127.0001, so that no quant is out of −127..=127.
     #[inline(always)]
     fn new(largest: u32) -> Self {
         let largest = f32::from_bits(largest);
@@ -164,6 +179,15 @@ mod tests {
         let acts = quantized(&x);
         assert_eq!(acts.row(0).quants[..6], [-127, 127, 0, 2, -2, 3]);
         assert_eq!((acts.row(0).scales[0], acts.row(0).sums[0]), (1.0, 3));
+    }
+
+    #[test]
+    fn rounding_by_addition_is_ieee_rounding() {
+        for i in -127 * 64..=127 * 64 {
+            for v in [i as f32 / 64.0, (i as f32 / 64.0).next_up(), (i as f32 / 64.0).next_down()] {
+                assert_eq!(round_ties_even(v), v.round_ties_even() as i32, "{v}");
+            }
+        }
     }
 
     #[test]

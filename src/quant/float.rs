@@ -1,6 +1,7 @@
 //! The float types F32, F16 and BF16, little-endian, and the fixed order in which the Float dot adds.
 
 use half::{bf16, f16};
+use std::hint::black_box;
 
 /// Partial sums of the Float dot.
 pub const LANES: usize = 16;
@@ -22,6 +23,13 @@ pub(crate) fn f16_to_f32(h: u16) -> f32 {
 #[inline(always)]
 pub(super) fn scale(bytes: &[u8]) -> f32 {
     f16_to_f32(u16::from_le_bytes([bytes[0], bytes[1]]))
+}
+
+/// [`scale`], hidden from the optimizer: it would vectorize a loop across blocks, with a scatter for each
+/// value, where vectors along a block are wanted.
+#[inline(always)]
+pub(super) fn opaque_scale(bytes: &[u8]) -> f32 {
+    black_box(scale(bytes))
 }
 
 /// Writes `d` as the F16 scale at the start of a block, rounded to nearest even.
@@ -68,20 +76,19 @@ pub(super) fn encode_bf16(src: &[f32], dst: &mut [u8]) {
     }
 }
 
-/// `lanes[i mod 16] = fma(w[i], x[i], lanes[i mod 16])` for i ascending. Only the last call of a dot may pass
-/// a length that is not a multiple of [`LANES`].
-///
-/// The lanes past the end of a tail are left alone: adding a zero product would turn −0 into +0.
+/// `lanes[l] = fma(w[l], x[l], lanes[l])`.
 #[inline(always)]
-pub(crate) fn accumulate(w: &[f32], x: &[f32], lanes: &mut [f32; LANES]) {
-    let (w, w_tail) = w.as_chunks::<LANES>();
-    let (x, x_tail) = x.as_chunks::<LANES>();
-    for (w, x) in w.iter().zip(x) {
-        for l in 0..LANES {
-            lanes[l] = w[l].mul_add(x[l], lanes[l]);
-        }
+pub(crate) fn accumulate(w: &[f32; LANES], x: &[f32; LANES], lanes: &mut [f32; LANES]) {
+    for l in 0..LANES {
+        lanes[l] = w[l].mul_add(x[l], lanes[l]);
     }
-    for ((w, x), lane) in w_tail.iter().zip(x_tail).zip(lanes) {
+}
+
+/// The same for the fewer than [`LANES`] values at the end of a row. The other lanes are left alone: adding a
+/// zero product would turn −0 into +0.
+#[inline(always)]
+pub(crate) fn accumulate_tail(w: &[f32], x: &[f32], lanes: &mut [f32; LANES]) {
+    for ((w, x), lane) in w.iter().zip(x).zip(lanes) {
         *lane = w.mul_add(*x, *lane);
     }
 }

@@ -90,9 +90,22 @@ pub fn dot_float(ty: TensorType, row: &[u8], x: &[f32]) -> f32 {
     for (row, x) in row.chunks(chunk_bytes).zip(x.chunks(BLOCK)) {
         let weights = &mut weights[..x.len()];
         dequantize_row(ty, row, weights);
-        float::accumulate(weights, x, &mut lanes);
+        let ((w, w_tail), (x, x_tail)) = (weights.as_chunks(), x.as_chunks());
+        w.iter().zip(x).for_each(|(w, x)| float::accumulate(w, x, &mut lanes));
+        float::accumulate_tail(w_tail, x_tail, &mut lanes);
     }
     float::reduce(lanes)
+}
+
+/// The nibbles of 16 bytes: the low ones are values 0..16, the high ones 16..32.
+#[inline(always)]
+fn nibbles(bytes: &[u8; 16]) -> [u8; BLOCK] {
+    let mut quants = [0; BLOCK];
+    for i in 0..16 {
+        quants[i] = bytes[i] & 15;
+        quants[16 + i] = bytes[i] >> 4;
+    }
+    quants
 }
 
 fn check_row(ty: TensorType, bytes: usize, values: usize) {

@@ -1,9 +1,9 @@
 //! Q4_1: `{ f16 d; f16 m; u8 qs[16] }`, value = d·q + m. The low nibbles of `qs` are values 0..16, the high
 //! nibbles values 16..32. Layout and encoder: ggml's `block_q4_1` and `quantize_row_q4_1_ref`.
 
-use super::BLOCK;
 use super::act::ActRow;
-use super::float::{put_scale, scale};
+use super::float::{opaque_scale, put_scale, scale};
+use super::{BLOCK, nibbles};
 
 /// Bytes of a block.
 const BYTES: usize = 20;
@@ -11,11 +11,10 @@ const BYTES: usize = 20;
 #[inline(always)]
 pub(super) fn dequantize(src: &[u8], dst: &mut [f32]) {
     for (block, out) in src.as_chunks::<BYTES>().0.iter().zip(dst.as_chunks_mut::<BLOCK>().0) {
-        let (d, m) = (scale(block), scale(&block[2..]));
-        for i in 0..16 {
-            let q = i32::from(block[4 + i]);
-            out[i] = (q & 15) as f32 * d + m;
-            out[16 + i] = (q >> 4) as f32 * d + m;
+        let (d, m) = (opaque_scale(block), scale(&block[2..]));
+        let quants = nibbles(block[4..].first_chunk().expect("16 bytes"));
+        for i in 0..BLOCK {
+            out[i] = f32::from(quants[i]) * d + m;
         }
     }
 }

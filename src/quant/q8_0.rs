@@ -3,7 +3,7 @@
 
 use super::BLOCK;
 use super::act::ActRow;
-use super::float::{put_scale, scale};
+use super::float::{opaque_scale, put_scale, scale};
 
 /// Bytes of a block.
 const BYTES: usize = 34;
@@ -11,9 +11,10 @@ const BYTES: usize = 34;
 #[inline(always)]
 pub(super) fn dequantize(src: &[u8], dst: &mut [f32]) {
     for (block, out) in src.as_chunks::<BYTES>().0.iter().zip(dst.as_chunks_mut::<BLOCK>().0) {
-        let d = scale(block);
-        for (q, v) in block[2..].iter().zip(out) {
-            *v = f32::from(*q as i8) * d;
+        let d = opaque_scale(block);
+        let quants: &[u8; BLOCK] = block[2..].first_chunk().expect("32 bytes");
+        for i in 0..BLOCK {
+            out[i] = f32::from(quants[i] as i8) * d;
         }
     }
 }

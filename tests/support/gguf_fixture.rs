@@ -39,8 +39,11 @@ const MERGES: [(&str, &str); 20] = [
     ("Ċ", "Ċ"),
 ];
 
-const CHATML: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + \
-                      '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+const CHATML: &str = concat!(
+    "{% for message in messages %}",
+    "{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}",
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
+);
 
 /// Turns values into the bytes of a type; `encode_float` knows the float types.
 pub type Encode<'a> = &'a dyn Fn(TensorType, &[f32]) -> Vec<u8>;

@@ -153,9 +153,10 @@ impl Layout {
         for _ in 0..n_tensors {
             walk.string(true);
             let n_dims = walk.field(4);
-            (0..n_dims).for_each(|_| drop(walk.field(8)));
-            walk.field(4);
-            walk.field(8);
+            // Dimensions, type, offset.
+            for width in std::iter::repeat_n(8, n_dims as usize).chain([4, 8]) {
+                walk.field(width);
+            }
         }
         Self { fields: walk.fields, data: walk.at }
     }
@@ -186,12 +187,17 @@ impl Walk<'_> {
                 let ty = self.field(4);
                 let n = self.field(8);
                 // The first items stand for all, or vocabularies would draw all the damage.
-                (0..n).for_each(|i| match ty {
-                    8 => self.string(i < 4),
-                    ty => drop(self.skip(width(ty))),
-                });
+                for i in 0..n {
+                    if ty == 8 {
+                        self.string(i < 4);
+                    } else {
+                        self.skip(width(ty));
+                    }
+                }
             }
-            ty => drop(self.field(width(ty))),
+            ty => {
+                self.field(width(ty));
+            }
         }
     }
 }

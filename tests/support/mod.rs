@@ -5,6 +5,8 @@
 
 pub mod gguf_fixture;
 pub mod hostile;
+pub mod reference;
+pub mod stage;
 
 /// Pseudorandom numbers that are the same on every machine (SplitMix64).
 #[derive(Clone)]

@@ -70,8 +70,10 @@ impl<F: Fn(&str) -> Option<Vec<f64>>> Reference<F> {
             add(&mut h, &ffn);
         }
         let h = self.norm("output_norm.weight", &h);
-        let head = (self.tensor)("output.weight").unwrap_or(embedding);
-        matmul(&head, &h)
+        match (self.tensor)("output.weight") {
+            Some(_) => self.linear("output.weight", &h),
+            None => matmul(&embedding, &h),
+        }
     }
 
     fn get(&self, name: &str) -> Vec<f64> {

@@ -13,10 +13,11 @@ use std::arch::x86_64::*;
 /// The machine has AVX2, FMA and F16C; type and shapes are checked.
 pub(super) unsafe fn linear_int8(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, scratch: &mut Scratch) {
     // SAFETY: as the caller vouches.
-    unsafe { int8::linear::<Avx2>(w, x, y, scratch) }
+    unsafe { int8::linear::<Avx2<false>>(w, x, y, &mut scratch.int8) }
 }
 
-struct Avx2;
+/// Vectors of 256 bits. With `VNNI` they also need AVX-512 VL and VNNI, and are not used by this level.
+pub(super) struct Avx2<const VNNI: bool>;
 
 /// The 16 bytes at `p`.
 ///
@@ -79,9 +80,9 @@ unsafe fn widen(v: __m256i) -> __m256i {
 }
 
 // SAFETY of every block below: the caller of an `Isa` method vouches for the features and for its pointers.
-impl Isa for Avx2 {
+impl<const VNNI: bool> Isa for Avx2<VNNI> {
     const LANES: usize = 8;
-    const BIAS: i32 = 0;
+    const BIAS: i32 = if VNNI { 128 } else { 0 };
     type Bytes = __m256i;
     type Ints = __m256i;
     type Floats = __m256;
@@ -127,7 +128,8 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     unsafe fn operand(v: __m256i) -> __m256i {
-        v
+        // SAFETY: see above.
+        unsafe { if VNNI { _mm256_xor_si256(v, _mm256_set1_epi8(-128)) } else { v } }
     }
 
     #[inline(always)]
@@ -149,6 +151,9 @@ impl Isa for Avx2 {
     unsafe fn dot_pair<F: Format>(w: [__m256i; 2], x: [__m256i; 2]) -> __m256i {
         // SAFETY: see above.
         unsafe {
+            if VNNI {
+                return _mm256_dpbusd_epi32(_mm256_dpbusd_epi32(_mm256_setzero_si256(), w[0], x[0]), w[1], x[1]);
+            }
             let (a, b) = (products::<F>(w[0], x[0]), products::<F>(w[1], x[1]));
             if F::NIBBLES { widen(_mm256_add_epi16(a, b)) } else { _mm256_add_epi32(widen(a), widen(b)) }
         }
@@ -175,6 +180,9 @@ impl Isa for Avx2 {
     unsafe fn dot_quad<F: Format>(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
         // SAFETY: see above.
         unsafe {
+            if VNNI {
+                return _mm256_dpbusd_epi32(sum, w, x);
+            }
             let products = products::<F>(w, x);
             if F::NIBBLES { _mm256_add_epi16(sum, products) } else { _mm256_add_epi32(sum, widen(products)) }
         }
@@ -184,7 +192,7 @@ impl Isa for Avx2 {
     unsafe fn close<F: Format>(sum: __m256i, offset: i32) -> __m256i {
         // SAFETY: see above.
         unsafe {
-            let sum = if F::NIBBLES { widen(sum) } else { sum };
+            let sum = if F::NIBBLES && !VNNI { widen(sum) } else { sum };
             _mm256_add_epi32(sum, _mm256_set1_epi32(offset))
         }
     }
@@ -251,9 +259,15 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
+    unsafe fn prefetch_near(p: *const u8) {
         // SAFETY: a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch_far(p: *const u8) {
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]

@@ -1,5 +1,6 @@
 //! AVX-512 with VNNI: sixteen weight rows at a time.
 
+use super::avx2::Avx2;
 use super::int8::{self, Outputs};
 use super::isa::{Format, Isa};
 use super::kernels::Scratch;
@@ -13,7 +14,7 @@ use std::arch::x86_64::*;
 /// The machine has AVX-512 F, BW, DQ, VL and VNNI, and the AVX2 set; type and shapes are checked.
 pub(super) unsafe fn linear_int8(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, scratch: &mut Scratch) {
     // SAFETY: as the caller vouches.
-    unsafe { int8::linear::<Avx512>(w, x, y, scratch) }
+    unsafe { int8::linear::<Avx512>(w, x, y, &mut scratch.int8) }
 }
 
 struct Avx512;
@@ -217,15 +218,21 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
+    unsafe fn prefetch_near(p: *const u8) {
         // SAFETY: a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch_far(p: *const u8) {
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     unsafe fn few<F: Format, const M: usize>(w: &Rows<'_>, x: [ActRow<'_>; M], y: &mut Strided<'_>) {
         // SAFETY: see above.
-        unsafe { int8::few::<Self, F, M>(w, x, y) }
+        unsafe { int8::few::<Avx2<true>, F, M>(w, x, y) }
     }
 
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]

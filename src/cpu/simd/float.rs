@@ -3,7 +3,7 @@
 use super::multiversion;
 use super::view::{Rows, Strided};
 use crate::quant::dequantize_row;
-use crate::quant::float::{LANES, accumulate, reduce};
+use crate::quant::float::{LANES, accumulate, accumulate_tail, reduce};
 
 /// Outputs that `expand` keeps in registers.
 const EXPAND: usize = 64;
@@ -60,17 +60,22 @@ multiversion! {
 /// The Float dots of `SIDE` rows, one after the other in `rows`, with `x`.
 #[inline(always)]
 fn dot_side(rows: &[f32], x: &[f32]) -> [f32; SIDE] {
-    let whole = x.len() / LANES * LANES;
+    let (a, rows) = rows.split_at(x.len());
+    let (b, rows) = rows.split_at(x.len());
+    let (c, d) = rows.split_at(x.len());
     let mut lanes = [[0.0; LANES]; SIDE];
-    for at in (0..whole).step_by(LANES) {
-        for r in 0..SIDE {
-            accumulate(&rows[r * x.len() + at..][..LANES], &x[at..][..LANES], &mut lanes[r]);
+    let rows = a.as_chunks().0.iter().zip(b.as_chunks().0).zip(c.as_chunks().0.iter().zip(d.as_chunks().0));
+    for (((a, b), (c, d)), x) in rows.zip(x.as_chunks().0) {
+        accumulate(a, x, &mut lanes[0]);
+        accumulate(b, x, &mut lanes[1]);
+        accumulate(c, x, &mut lanes[2]);
+        accumulate(d, x, &mut lanes[3]);
+    }
+    let whole = x.len() / LANES * LANES;
+    if whole < x.len() {
+        for (row, lanes) in [a, b, c, d].into_iter().zip(&mut lanes) {
+            accumulate_tail(&row[whole..], &x[whole..], lanes);
         }
     }
-    let mut dots = [0.0; SIDE];
-    for r in 0..SIDE {
-        accumulate(&rows[r * x.len() + whole..][..x.len() - whole], &x[whole..], &mut lanes[r]);
-        dots[r] = reduce(lanes[r]);
-    }
-    dots
+    [reduce(lanes[0]), reduce(lanes[1]), reduce(lanes[2]), reduce(lanes[3])]
 }

@@ -5,7 +5,6 @@
 //! rows read the weights as they lie; many read a group that has been unpacked into a tile once.
 
 use super::isa::{Format, Isa, Q4_0, Q4_1, Q8_0};
-use super::kernels::{Line, Scratch};
 use super::view::{Rows, Strided};
 use crate::quant::act::{ActRow, Acts, BLOCK};
 use crate::tensor::TensorType;
@@ -19,6 +18,12 @@ const SMALL_PANEL: usize = 4;
 /// Bytes of packed activations that stay in the second-level cache while all weights pass by.
 const PANELS_BYTES: usize = 512 << 10;
 
+/// How far ahead weights are asked for at least.
+const AHEAD_BYTES: usize = 8 << 10;
+
+/// The largest group of which the first-level cache can hold this one and the next.
+const NEAR_BYTES: usize = 10 << 10;
+
 /// Bytes of an activation row's share of a panel block: its quants, scale, and offset.
 const PANEL_ROW: usize = BLOCK + 4 + 4;
 
@@ -26,6 +31,23 @@ const PANEL_ROW: usize = BLOCK + 4 + 4;
 const fn tile_row<F: Format>() -> usize {
     if F::MINIMUM { BLOCK + 8 } else { BLOCK + 4 }
 }
+
+/// What the kernels keep between calls.
+#[derive(Debug, Default)]
+pub(super) struct Buffers {
+    /// A weight of fewer rows than a group, filled up, and its outputs.
+    padded: Vec<u8>,
+    outputs: Vec<f32>,
+    /// A group of weight rows, unpacked.
+    tile: Vec<Line>,
+    /// Activations in the order in which tiles read them.
+    panels: Vec<Line>,
+}
+
+/// A cache line of bytes, any of which are valid.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
 
 /// Where a tile goes: `rows` rows, `ld` values apart.
 #[derive(Clone, Copy)]
@@ -40,13 +62,13 @@ pub(super) struct Outputs {
 /// # Safety
 /// The machine has the features of `I`; `w` is of a quantized type; `w` [n, cols], `x` [m, cols], `y` [m, n].
 #[inline(always)]
-pub(super) unsafe fn linear<I: Isa>(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, scratch: &mut Scratch) {
+pub(super) unsafe fn linear<I: Isa>(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, buffers: &mut Buffers) {
     // SAFETY: as the caller vouches.
     unsafe {
         match w.ty {
-            TensorType::Q4_0 => linear_of::<I, Q4_0>(w, x, y, scratch),
-            TensorType::Q4_1 => linear_of::<I, Q4_1>(w, x, y, scratch),
-            TensorType::Q8_0 => linear_of::<I, Q8_0>(w, x, y, scratch),
+            TensorType::Q4_0 => linear_of::<I, Q4_0>(w, x, y, buffers),
+            TensorType::Q4_1 => linear_of::<I, Q4_1>(w, x, y, buffers),
+            TensorType::Q8_0 => linear_of::<I, Q8_0>(w, x, y, buffers),
             TensorType::F32 | TensorType::F16 | TensorType::BF16 => unreachable!("the type was checked"),
         }
     }
@@ -54,21 +76,21 @@ pub(super) unsafe fn linear<I: Isa>(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>,
 
 /// # Safety
 /// As [`linear`], and `w` is of format `F`.
-unsafe fn linear_of<I: Isa, F: Format>(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, scratch: &mut Scratch) {
+unsafe fn linear_of<I: Isa, F: Format>(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, buffers: &mut Buffers) {
     if w.rows() == 0 || x.rows() == 0 {
         return;
     }
     // SAFETY: as the caller vouches; from the second branch on there is at least one whole group.
     unsafe {
         if w.rows() < I::LANES {
-            padded::<I, F>(w, x, y, scratch);
+            padded::<I, F>(w, x, y, buffers);
             return;
         }
         match x.rows() {
             1 => I::few::<F, 1>(w, [x.row(0)], y),
             2 => I::few::<F, 2>(w, [x.row(0), x.row(1)], y),
             3 => I::few::<F, 3>(w, [x.row(0), x.row(1), x.row(2)], y),
-            _ => many::<I, F>(w, x, y, scratch),
+            _ => many::<I, F>(w, x, y, buffers),
         }
     }
 }
@@ -77,20 +99,20 @@ unsafe fn linear_of<I: Isa, F: Format>(w: &Rows<'_>, x: &Acts, y: &mut Strided<'
 ///
 /// # Safety
 /// As [`linear_of`].
-unsafe fn padded<I: Isa, F: Format>(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, scratch: &mut Scratch) {
-    let (mut rows, mut outputs) = (std::mem::take(&mut scratch.padded), std::mem::take(&mut scratch.outputs));
+unsafe fn padded<I: Isa, F: Format>(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, buffers: &mut Buffers) {
+    let (mut rows, mut outputs) = (std::mem::take(&mut buffers.padded), std::mem::take(&mut buffers.outputs));
     rows.clear();
     rows.extend_from_slice(w.data);
     rows.resize(I::LANES * w.row_bytes(), 0);
     outputs.resize(x.rows() * I::LANES, 0.0);
     let whole = Rows { data: &rows, ..*w };
     // SAFETY: as the caller vouches; `whole` has LANES rows, and the view as many columns.
-    unsafe { linear_of::<I, F>(&whole, x, &mut Strided::new(&mut outputs, x.rows(), I::LANES), scratch) };
+    unsafe { linear_of::<I, F>(&whole, x, &mut Strided::new(&mut outputs, x.rows(), I::LANES), buffers) };
     for (i, row) in outputs.chunks_exact(I::LANES).enumerate() {
         let y = y.row_mut(i);
         y.copy_from_slice(&row[..y.len()]);
     }
-    (scratch.padded, scratch.outputs) = (rows, outputs);
+    (buffers.padded, buffers.outputs) = (rows, outputs);
 }
 
 /// The first rows of the groups that cover `n` rows. The last group is moved back to end at the last row: its
@@ -144,6 +166,27 @@ unsafe fn load_signed<I: Isa>(p: *const u8, stride: usize) -> [I::Bytes; 2] {
     unsafe { [I::operand(I::load_rows(p, stride)), I::operand(I::load_rows(p.add(16), stride))] }
 }
 
+/// Asks for the share of block `b` of the weights that come after the group at `start`. A group is read along
+/// its rows, some lines of each, which no hardware prefetcher follows well; the next groups lie in memory one
+/// after the other and are asked for in that order. They go to the first-level cache where it holds both.
+///
+/// # Safety
+/// The machine has the features of `I`.
+#[inline(always)]
+unsafe fn prefetch<I: Isa, F: Format>(start: *const u8, stride: usize, b: usize) {
+    let group_bytes = I::LANES * stride;
+    let ahead = start.wrapping_add(group_bytes.max(AHEAD_BYTES) + b * I::LANES * F::BYTES);
+    for line in 0..(I::LANES * F::BYTES).div_ceil(64) {
+        // SAFETY: as the caller vouches.
+        unsafe {
+            match group_bytes <= NEAR_BYTES {
+                true => I::prefetch_near(ahead.wrapping_add(line * 64)),
+                false => I::prefetch_far(ahead.wrapping_add(line * 64)),
+            }
+        }
+    }
+}
+
 /// All rows of `w` times `M` activation rows, `w` read once.
 ///
 /// # Safety
@@ -160,10 +203,7 @@ pub(super) unsafe fn few<I: Isa, F: Format, const M: usize>(w: &Rows<'_>, x: [Ac
             let start = w.data.as_ptr().add(group * stride);
             let mut acc = [I::splat_f32(0.0); M];
             for b in 0..blocks {
-                // The next group, line by line: it starts where this one ends.
-                for line in 0..(I::LANES * F::BYTES).div_ceil(64) {
-                    I::prefetch(start.wrapping_add(I::LANES * (stride + b * F::BYTES) + line * 64));
-                }
+                prefetch::<I, F>(start, stride, b);
                 let p = start.add(b * F::BYTES);
                 let quants = load_quants::<I, F>(p, stride);
                 let [scale, minimum] = I::load_scales(p, stride);
@@ -186,8 +226,8 @@ pub(super) unsafe fn few<I: Isa, F: Format, const M: usize>(w: &Rows<'_>, x: [Ac
                     }
                 }
             }
-            for i in 0..M {
-                I::store_f32(y.add(i * ld + group), acc[i]);
+            for (i, acc) in acc.iter().enumerate() {
+                I::store_f32(y.add(i * ld + group), *acc);
             }
         }
     }
@@ -197,14 +237,14 @@ pub(super) unsafe fn few<I: Isa, F: Format, const M: usize>(w: &Rows<'_>, x: [Ac
 ///
 /// # Safety
 /// As [`linear_of`]; `w` has at least `LANES` rows.
-unsafe fn many<I: Isa, F: Format>(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, scratch: &mut Scratch) {
+unsafe fn many<I: Isa, F: Format>(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, buffers: &mut Buffers) {
     let (stride, blocks, ld) = (w.row_bytes(), w.cols / BLOCK, y.ld());
     let row_bytes = blocks * PANEL_ROW;
-    let chunk = (PANELS_BYTES / row_bytes).next_multiple_of(PANEL);
-    let tile = bytes_of(&mut scratch.tile, blocks * I::LANES * tile_row::<F>()).as_mut_ptr();
+    let chunk = (PANELS_BYTES / row_bytes).max(1).next_multiple_of(PANEL);
+    let tile = bytes_of(&mut buffers.tile, blocks * I::LANES * tile_row::<F>()).as_mut_ptr();
     for first in (0..x.rows()).step_by(chunk) {
         let rows = chunk.min(x.rows() - first);
-        let panels = bytes_of(&mut scratch.panels, rows.next_multiple_of(PANEL) * row_bytes);
+        let panels = bytes_of(&mut buffers.panels, rows.next_multiple_of(PANEL) * row_bytes);
         for (p, panel) in panels.chunks_exact_mut(PANEL * row_bytes).enumerate() {
             let start = first + p * PANEL;
             match (first + rows).min(start + PANEL) - start {
@@ -281,12 +321,13 @@ pub(super) unsafe fn pack_weights<I: Isa, F: Format>(w: *const u8, stride: usize
         unsafe {
             let p = w.add(b * F::BYTES);
             let tile = tile.add(b * I::LANES * tile_row::<F>());
+            prefetch::<I, F>(w, stride, b);
             let quants = load_quants::<I, F>(p, stride);
-            for half in 0..2 {
-                let quads = I::transpose([quants[0][half], quants[1][half], quants[2][half], quants[3][half]]);
-                for k in 0..4 {
-                    I::store(tile.add((4 * half + k) * 4 * I::LANES), quads[k]);
-                }
+            let low = I::transpose([quants[0][0], quants[1][0], quants[2][0], quants[3][0]]);
+            let high = I::transpose([quants[0][1], quants[1][1], quants[2][1], quants[3][1]]);
+            for (k, (low, high)) in low.into_iter().zip(high).enumerate() {
+                I::store(tile.add(k * 4 * I::LANES), low);
+                I::store(tile.add((k + 4) * 4 * I::LANES), high);
             }
             let [scale, minimum] = I::load_scales(p, stride);
             let scales = tile.add(BLOCK * I::LANES).cast::<f32>();
@@ -328,8 +369,8 @@ pub(super) unsafe fn tile<I: Isa, F: Format, const R: usize>(
             }
             for k in 0..8 {
                 let w = I::load(tile.add(k * 4 * I::LANES));
-                for r in 0..R {
-                    sums[r] = I::dot_quad::<F>(sums[r], w, I::splat_4(panel.add((k * R + r) * 4).cast()));
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    *sum = I::dot_quad::<F>(*sum, w, I::splat_4(panel.add((k * R + r) * 4).cast()));
                 }
             }
             let scales = tile.add(BLOCK * I::LANES).cast::<f32>();
@@ -342,9 +383,9 @@ pub(super) unsafe fn tile<I: Isa, F: Format, const R: usize>(
                 }
             }
         }
-        for r in 0..R {
+        for (r, acc) in acc.iter().enumerate() {
             if r < out.rows {
-                I::store_f32(out.start.add(r * out.ld), acc[r]);
+                I::store_f32(out.start.add(r * out.ld), *acc);
             }
         }
     }

@@ -17,23 +17,13 @@ pub struct Kernels {
     linear_int8: unsafe fn(&Rows<'_>, &Acts, &mut Strided<'_>, &mut Scratch),
 }
 
-/// A cache line of bytes, any of which are valid.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-pub(super) struct Line(pub(super) [u8; 64]);
-
 /// Buffers that kernels use between calls; one for each thread. They grow to the largest weight met and stay.
 #[derive(Debug, Default)]
 pub struct Scratch {
     /// Dequantized rows of a weight.
     pub(super) rows: Vec<f32>,
-    /// A weight of fewer rows than a group, filled up, and its outputs.
-    pub(super) padded: Vec<u8>,
-    pub(super) outputs: Vec<f32>,
-    /// A group of weight rows, unpacked.
-    pub(super) tile: Vec<Line>,
-    /// Activations in the order in which tiles read them.
-    pub(super) panels: Vec<Line>,
+    #[cfg(target_arch = "x86_64")]
+    pub(super) int8: super::int8::Buffers,
 }
 
 static SCALAR: Kernels = Kernels { level: Level::Scalar, linear_int8: scalar::linear_int8 };

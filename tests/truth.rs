@@ -1,0 +1,128 @@
+//! The forward pass in Float precision against a reference in f64 that shares no code with it.
+
+mod support;
+
+use cotvalve::gguf::write::Writer;
+use cotvalve::quant::encode;
+use cotvalve::rng::Rng;
+use cotvalve::tensor::TensorType;
+use support::gguf_fixture::{TinyLlama, tiny_adapter_encoded};
+use support::stage::{FLOAT, Runner, Setup, nmse};
+
+fn encoded(ty: TensorType, values: &[f32]) -> Vec<u8> {
+    let mut out = vec![0; values.len() / ty.block_len() * ty.block_bytes()];
+    encode(ty, values, &mut out);
+    out
+}
+
+fn tokens(n: u32, vocab: u32) -> Vec<u32> {
+    (0..n).map(|i| (i * 37 + 11) % vocab).collect()
+}
+
+#[test]
+fn every_weight_type_and_option() {
+    for ty in TensorType::ALL {
+        for (separate_output, rope_freqs) in [(false, false), (true, true)] {
+            let model = TinyLlama { seed: 3, ty, separate_output, rope_freqs, encode: &encoded }.bytes();
+            let mut runner = Runner::new(model, &[], FLOAT());
+            let text = tokens(80, 279);
+            let error = nmse(&runner.text(0, &text, &[], 33), &runner.reference(&text, &[]));
+            assert!(error < 1e-9, "{ty}, own output {separate_output}, rope factors {rope_freqs}: NMSE {error:e}");
+        }
+    }
+}
+
+#[test]
+fn several_adapters_at_once_with_an_output_of_their_own() {
+    let model = TinyLlama { seed: 3, ty: TensorType::F32, separate_output: true, rope_freqs: false, encode: &encoded };
+    let first = tiny_adapter_encoded(1, 6, TensorType::F32, &["blk.0.attn_v.weight", "output.weight"], &encoded);
+    let second =
+        tiny_adapter_encoded(2, 130, TensorType::F16, &["blk.0.attn_v.weight", "blk.1.ffn_up.weight"], &encoded);
+    let mut runner = Runner::new(model.bytes(), &[first, second], FLOAT());
+    let text = tokens(40, 279);
+    for openings in [[1.0, 0.5], [0.0, -0.7], [1.7, 0.0]] {
+        let error = nmse(&runner.text(0, &text, &openings, 16), &runner.reference(&text, &openings));
+        assert!(error < 1e-9, "{openings:?}: NMSE {error:e}");
+    }
+}
+
+/// Int8 activations are an approximation: bounded here, and compared with llama.cpp's own by `benches/peer`.
+#[test]
+fn int8_activations_stay_close() {
+    for ty in [TensorType::Q4_0, TensorType::Q4_1, TensorType::Q8_0] {
+        let model = TinyLlama { seed: 3, ty, separate_output: false, rope_freqs: false, encode: &encoded }.bytes();
+        let mut runner = Runner::new(model, &[], Setup::default());
+        let text = tokens(40, 279);
+        let error = nmse(&runner.text(0, &text, &[], 40), &runner.reference(&text, &[]));
+        assert!(error < 1e-3, "{ty}: NMSE {error:e}");
+        assert!(error > 1e-9, "{ty}: NMSE {error:e} is too good for 8 bits; does Int8 run at all?");
+    }
+}
+
+struct Shape {
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    rotated: usize,
+    embed: usize,
+    ffn: usize,
+}
+
+/// A one-layer model of any shape, in F32, without a tokenizer.
+fn shaped(s: &Shape) -> Vec<u8> {
+    let mut writer = Writer::new();
+    writer.set("general.architecture", "llama").unwrap();
+    let counts = [
+        ("block_count", 1),
+        ("context_length", 256),
+        ("embedding_length", s.embed),
+        ("feed_forward_length", s.ffn),
+        ("attention.head_count", s.heads),
+        ("attention.head_count_kv", s.kv_heads),
+        ("attention.key_length", s.head_dim),
+        ("attention.value_length", s.head_dim),
+        ("rope.dimension_count", s.rotated),
+    ];
+    counts.iter().for_each(|(key, n)| writer.set(&format!("llama.{key}"), *n as u32).unwrap());
+    writer.set("llama.attention.layer_norm_rms_epsilon", 1e-5f32).unwrap();
+    writer.set("llama.rope.freq_base", 500_000.0f32).unwrap();
+    let (q, kv) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
+    let tensors = [
+        ("token_embd", vec![s.embed, 50]),
+        ("blk.0.attn_norm", vec![s.embed]),
+        ("blk.0.attn_q", vec![s.embed, q]),
+        ("blk.0.attn_k", vec![s.embed, kv]),
+        ("blk.0.attn_v", vec![s.embed, kv]),
+        ("blk.0.attn_output", vec![q, s.embed]),
+        ("blk.0.ffn_norm", vec![s.embed]),
+        ("blk.0.ffn_gate", vec![s.embed, s.ffn]),
+        ("blk.0.ffn_up", vec![s.embed, s.ffn]),
+        ("blk.0.ffn_down", vec![s.ffn, s.embed]),
+        ("output_norm", vec![s.embed]),
+    ];
+    let mut rng = Rng::new(9);
+    for (name, dims) in tensors {
+        let values: Vec<f32> = (0..dims.iter().product()).map(|_| rng.normal() * 0.3).collect();
+        let data = encoded(TensorType::F32, &values);
+        writer.tensor(&format!("{name}.weight"), TensorType::F32 as u32, &dims, data).unwrap();
+    }
+    writer.to_bytes().unwrap()
+}
+
+#[test]
+fn any_head_size_and_grouping() {
+    let shapes = [
+        Shape { heads: 4, kv_heads: 4, head_dim: 8, rotated: 8, embed: 32, ffn: 40 },
+        Shape { heads: 6, kv_heads: 2, head_dim: 10, rotated: 6, embed: 33, ffn: 17 },
+        Shape { heads: 3, kv_heads: 1, head_dim: 80, rotated: 80, embed: 48, ffn: 96 },
+        Shape { heads: 2, kv_heads: 1, head_dim: 128, rotated: 64, embed: 64, ffn: 64 },
+    ];
+    for (i, shape) in shapes.iter().enumerate() {
+        let mut runner = Runner::new(shaped(shape), &[], FLOAT());
+        let text = tokens(100, 50);
+        for chunk in [1, 100] {
+            let error = nmse(&runner.text(0, &text, &[], chunk), &runner.reference(&text, &[]));
+            assert!(error < 1e-9, "shape {i} in chunks of {chunk}: NMSE {error:e}");
+        }
+    }
+}
