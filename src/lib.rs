@@ -2,6 +2,7 @@
 
 pub mod cpu;
 pub mod error;
+pub mod gguf;
 pub mod map;
 pub mod quant;
 pub mod tensor;
