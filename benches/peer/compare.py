@@ -59,7 +59,8 @@ class Server:
     """An engine that waits for tests on its stdin."""
 
     def __init__(self, command):
-        self.process = subprocess.Popen([str(c) for c in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.process = subprocess.Popen([str(c) for c in command], text=True, **pipes)
         self.pid = self.process.pid
 
     def measure(self, test):
@@ -165,16 +166,19 @@ def compare_model(args, model):
 
 def machine():
     cpuinfo = Path("/proc/cpuinfo").read_text()
-    name = next((line.split(":")[1].strip() for line in cpuinfo.splitlines() if line.startswith("model name")), "unknown")
-    flags = next((line.split(":")[1].split() for line in cpuinfo.splitlines() if line.startswith("flags")), [])
+    fields = dict(line.split("\t:", 1) for line in cpuinfo.splitlines() if "\t:" in line)
+    flags = fields.get("flags\t", fields.get("flags", "")).split()
+    name = fields.get("model name", "unknown").strip()
     simd = [f for f in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni") if f in flags]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2 ** 30
-    return {"cpu": name, "cores": os.cpu_count(), "simd": simd, "memory_gib": round(memory, 1), "kernel": platform.release()}
+    return {"cpu": name, "cores": os.cpu_count(), "simd": simd, "memory_gib": round(memory, 1),
+            "kernel": platform.release()}
 
 
 def valve_version(valve):
     printed = subprocess.run([str(valve), "--version"], text=True, capture_output=True).stdout.strip()
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], text=True, capture_output=True, cwd=peer.HERE).stdout
+    describe = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(describe, text=True, capture_output=True, cwd=peer.HERE).stdout
     return {"version": printed or "unknown", "commit": commit.strip()}
 
 
@@ -184,14 +188,15 @@ def table(report):
     for model, results in report["models"].items():
         for test, r in results.items():
             if test == "peak_mib":
-                ratio = r["valve"] / r["llama.cpp"]
-                lines.append(f"| {model} | peak memory, MiB | {r['valve']:.0f} | {r['llama.cpp']:.0f} | {ratio:.2f} | | | |")
+                ours, theirs = r["valve"], r["llama.cpp"]
+                lines.append(f"| {model} | peak memory, MiB | {ours:.0f} | {theirs:.0f} | {ours / theirs:.3f} | | | |")
             elif r["ratios"]:
                 unit, scale = ("first token, ms", 1e3) if test == "first_token_s" else (f"{test}, tokens/s", 1)
                 ours, theirs = (scale * statistics.median(r[k]) for k in ("valve", "llama.cpp"))
                 ratio = r["ratio"]
-                lines.append(f"| {model} | {unit} | {ours:.1f} | {theirs:.1f} | {ratio['median']:.3f} | {ratio['min']:.3f} | "
-                             f"{ratio['max']:.3f} | {len(r['ratios'])} ({r['dropped']}) |")
+                middle_and_ends = " | ".join(f"{ratio[k]:.3f}" for k in ("median", "min", "max"))
+                lines.append(f"| {model} | {unit} | {ours:.1f} | {theirs:.1f} | {middle_and_ends} | "
+                             f"{len(r['ratios'])} ({r['dropped']}) |")
             else:
                 lines.append(f"| {model} | {test} | | | no quiet round | | | 0 ({r['dropped']}) |")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What the scripts in this folder share: where the peer lives, how to run it, and the models made from one GGUF file."""
+"""What the scripts in this folder share: where the peer is, how to run it, and the models made from one GGUF file."""
 import json
 import os
 import subprocess

@@ -67,7 +67,8 @@ def distance(truth, other):
 def describe(d):
     agreed = d["positions"] - len(d["margins"])
     where = ", ".join(f"{m:.2g}" for m in d["margins"])
-    return f"NMSE {d['nmse']:.3g}, KL {d['kl']:.3g}, top-1 {agreed}/{d['positions']}" + (f" (margins {where})" if where else "")
+    text = f"NMSE {d['nmse']:.3g}, KL {d['kl']:.3g}, top-1 {agreed}/{d['positions']}"
+    return text + (f" (margins {where})" if where else "")
 
 
 def check_float(args, scratch):
