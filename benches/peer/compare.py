@@ -212,7 +212,7 @@ def parse():
     args.add_argument("--tries", type=int, default=4, help="attempts at a quiet round")
     args.add_argument("--foreign", type=float, default=0.06, help="cores others may use in a round; negative: any")
     args.add_argument("--fa", default="on", help="llama.cpp's flash attention")
-    args.add_argument("--valve-load", default="run -n 1 --temp 0", help="arguments that make valve print one token")
+    args.add_argument("--valve-load", default="run --raw -n 1 --temp 0", help="arguments that make valve print one token")
     args.add_argument("--out", type=Path, help="the JSON file")
     return args.parse_args()
 
