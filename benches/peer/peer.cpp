@@ -3,7 +3,7 @@
 //   peer SUBCOMMAND -m MODEL [settings] [arguments]
 //
 //   logits      --ids FILE --out FILE.npy          logits of every position, f32 [positions, vocab]; no BOS is added
-//   greedy      --prompts FILE.jsonl -n N [--eog]  one {"ids": [...], "margins": [...]} line a prompt; --eog stops there
+//   greedy      --prompts FILE.jsonl -n N [--eog]  one {"ids": [...], "margins": [...]} a prompt; --eog stops there
 //   tokenize    --text FILE [--whole] [--special]  one JSON array of ids a line, or one of the whole file
 //   bench       [--pp N] [--tg N]                  tokens/s of one prefill of N and of N single-token steps
 //   bench-serve                                    the same, asked for on stdin: "pp N", "tg N", "quit"
@@ -97,7 +97,9 @@ Options parse(int argc, char ** argv) {
         else if (flag == "--repack") o.repack = choice<bool>(flag, v, {{"on", true}, {"off", false}});
         else if (flag == "--kv") o.kv = choice<ggml_type>(flag, v, {{"f32", GGML_TYPE_F32}, {"f16", GGML_TYPE_F16}});
         else if (flag == "--fa") o.fa = choice<llama_flash_attn_type>(flag, v, {
-            {"on", LLAMA_FLASH_ATTN_TYPE_ENABLED}, {"off", LLAMA_FLASH_ATTN_TYPE_DISABLED}, {"auto", LLAMA_FLASH_ATTN_TYPE_AUTO}});
+            {"on", LLAMA_FLASH_ATTN_TYPE_ENABLED},
+            {"off", LLAMA_FLASH_ATTN_TYPE_DISABLED},
+            {"auto", LLAMA_FLASH_ATTN_TYPE_AUTO}});
         else fail("unknown flag " + flag);
     }
     if (o.model.empty()) fail("-m: a model is needed");
@@ -156,8 +158,8 @@ public:
     /// Gives the context its thread pool, as llama-bench does; without one, ggml starts threads for every graph.
     void wake() { llama_attach_threadpool(ctx, pool, nullptr); }
 
-    /// The pool polls for about 0.1 s after a graph. Computing one token without it pauses it at once, so that a waiting
-    /// process leaves the cores alone.
+    /// The pool polls for about 0.1 s after a graph. Computing one token without it pauses it at once, so that a
+    /// waiting process leaves the cores alone.
     void park() {
         llama_detach_threadpool(ctx);
         const llama_token id = 0;
@@ -176,7 +178,8 @@ public:
 
     std::vector<llama_token> tokenize(const std::string & text) const {
         std::vector<llama_token> ids(text.size() + 8);
-        const int n = llama_tokenize(vocab, text.data(), (int) text.size(), ids.data(), (int) ids.size(), false, options.special);
+        const int room = (int) ids.size();
+        const int n = llama_tokenize(vocab, text.data(), (int) text.size(), ids.data(), room, false, options.special);
         if (n < 0) fail("llama_tokenize failed");
         ids.resize(n);
         return ids;
@@ -338,7 +341,8 @@ void bench_serve(Peer & peer) {
         std::istringstream words(line);
         std::string test;
         int n = 0;
-        if (!(words >> test >> n) || (test != "pp" && test != "tg") || n < 1) fail("expected pp N, tg N or quit: " + line);
+        const bool read = words >> test >> n && (test == "pp" || test == "tg") && n >= 1;
+        if (!read) fail("expected pp N, tg N or quit: " + line);
         const double rate = tokens_per_s(peer, test, n);
         peer.park();
         std::printf("%.4f\n", rate);

@@ -1,7 +1,7 @@
 //! The llama forward pass in f64, written from the formulas and from nothing else: the truth the engine is judged by.
 //!
-//! No cache, no blocks, no kernels. It shares no code with `src/`. Weights come dequantized from a closure, one layer at
-//! a time, so that a model needs little memory.
+//! No cache, no blocks, no kernels. It shares no code with `src/`. Weights come dequantized from a closure, one tensor
+//! at a time, so that a model needs little memory.
 
 use rayon::prelude::*;
 
