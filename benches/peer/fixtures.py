@@ -51,7 +51,8 @@ def digits(values, n=7):
 def case(model, adapter, alpha, out):
     """One case: the top id and its margin everywhere; at POSITIONS the logits of 32 ids and the log-sum-exp."""
     lora = [] if alpha is None else ["--lora", f"{adapter}={alpha}"]
-    peer.run_peer("logits", "-m", model, *peer.TRUTH, "--ids", peer.DATA / "llama-cpp" / "ids-512.json", "--out", out, *lora)
+    ids = peer.DATA / "llama-cpp" / "ids-512.json"
+    peer.run_peer("logits", "-m", model, *peer.TRUTH, "--ids", ids, "--out", out, *lora)
     logits = np.load(out, mmap_mode="r")
     spread = np.linspace(0, logits.shape[1] - 1, SPREAD).astype(int)
     top1, margin, rows = [], [], []

@@ -3,7 +3,7 @@
 //   peer SUBCOMMAND -m MODEL [settings] [arguments]
 //
 //   logits      --ids FILE --out FILE.npy          logits of every position, f32 [positions, vocab]; no BOS is added
-//   greedy      --prompts FILE.jsonl -n N [--eog]  one {"ids": [...], "margins": [...]} line a prompt; --eog ends it
+//   greedy      --prompts FILE.jsonl -n N [--eog]  one {"ids": [...], "margins": [...]} a prompt; --eog stops there
 //   tokenize    --text FILE [--whole] [--special]  one JSON array of ids a line, or one of the whole file
 //   bench       [--pp N] [--tg N]                  tokens/s of one prefill of N and of N single-token steps
 //   bench-serve                                    the same, asked for on stdin: "pp N", "tg N", "quit"
@@ -178,8 +178,8 @@ public:
 
     std::vector<llama_token> tokenize(const std::string & text) const {
         std::vector<llama_token> ids(text.size() + 8);
-        const int size = (int) text.size(), room = (int) ids.size();
-        const int n = llama_tokenize(vocab, text.data(), size, ids.data(), room, false, options.special);
+        const int room = (int) ids.size();
+        const int n = llama_tokenize(vocab, text.data(), (int) text.size(), ids.data(), room, false, options.special);
         if (n < 0) fail("llama_tokenize failed");
         ids.resize(n);
         return ids;
@@ -341,8 +341,8 @@ void bench_serve(Peer & peer) {
         std::istringstream words(line);
         std::string test;
         int n = 0;
-        if (!(words >> test >> n) || (test != "pp" && test != "tg") || n < 1)
-            fail("expected pp N, tg N or quit: " + line);
+        const bool read = words >> test >> n && (test == "pp" || test == "tg") && n >= 1;
+        if (!read) fail("expected pp N, tg N or quit: " + line);
         const double rate = tokens_per_s(peer, test, n);
         peer.park();
         std::printf("%.4f\n", rate);

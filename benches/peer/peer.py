@@ -1,7 +1,8 @@
-"""What the scripts in this folder share: where the peer lives, how to run it, and the models made from one GGUF file."""
+"""What the scripts in this folder share: where the peer is, how to run it, and the models made from one GGUF file."""
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -9,18 +10,23 @@ DATA = HERE.parent.parent / "tests" / "data"
 CACHE = Path(os.environ.get("COTVALVE_PEER_DIR")
              or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cotvalve" / "peer")
 MODELS = Path(os.environ.get("COTVALVE_PEER_MODELS") or CACHE / "models")
-# Truth: no fused attention, nothing rounded in the cache, every logit from F32 weights.
-TRUTH = ["--fa", "off", "--kv", "f32"]
+# Truth: no fused attention, nothing rounded in the cache. One thread, because the barriers of two spin, and on a
+# machine with other work that costs far more than the second thread brings.
+TRUTH = ["--fa", "off", "--kv", "f32", "-t", "1"]
 TYPES = ("q4_1", "q4_0", "q8_0")
 
 
 def run_peer(*args, **kwargs):
     """Runs the peer's driver and returns what it printed."""
+    version()
     command = [str(CACHE / "peer"), *map(str, args)]
     return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, **kwargs).stdout
 
 
 def version():
+    """The release of llama.cpp that `install` fetched."""
+    if not (CACHE / "version").exists():
+        sys.exit(f"no llama.cpp under {CACHE}: run benches/peer/install, or set COTVALVE_PEER_DIR")
     return (CACHE / "version").read_text().strip()
 
 

@@ -1,26 +1,27 @@
 //! Attention over a paged cache of keys and values.
 
-use super::simd::{Kernels, Rows, Scratch, Strided};
+use super::simd::{Kernels, Rows};
 use super::{fits, ops};
 use crate::backend::{CacheSpec, PageId};
 use crate::error::{Error, Result};
-use crate::quant::dequantize;
 use crate::tensor::TensorType;
-use std::ops::Range;
 use std::sync::Mutex;
 
-/// Keys or values of all layers: `[layer][page][kv_head][position][head_dim]`, so that the rows of one head
-/// in one page are contiguous and a page serves as a weight matrix.
-struct Store {
-    bytes: Vec<u8>,
-}
+/// Bytes of the longest key that is stored: no model has heads of more than 1024 values.
+const MAX_ROW_BYTES: usize = 4096;
 
 /// Keys, values, and what each thread works in.
+///
+/// One head's part of a page is contiguous: keys as `[layer][page][kv_head][head_dim][position]`, values as
+/// `[layer][page][kv_head][position][head_dim]`. So both halves of attention are sums of scaled rows, with
+/// positions in lanes for the scores and values in lanes for the output, and never a sum across lanes.
 pub struct Cache {
-    keys: Store,
-    values: Store,
+    keys: Vec<u8>,
+    values: Vec<u8>,
     spec: CacheSpec,
-    row_bytes: usize,
+    /// Bytes of a value; of one head's part of a page.
+    size: usize,
+    part: usize,
     rooms: Vec<Mutex<Room>>,
 }
 
@@ -30,16 +31,19 @@ impl Cache {
         if !matches!(spec.ty, TensorType::F32 | TensorType::F16) {
             return Err(Error::argument("cache type", format!("{} is neither f32 nor f16", spec.ty)));
         }
-        let row_bytes = spec.head_dim * spec.ty.block_bytes();
-        let rows = [spec.layers, spec.pages, spec.kv_heads, spec.page_len];
-        let bytes = rows.into_iter().try_fold(row_bytes, usize::checked_mul).filter(|b| *b <= isize::MAX as usize / 2);
+        let size = spec.ty.block_bytes();
+        if spec.head_dim * size > MAX_ROW_BYTES {
+            return Err(Error::argument("head size", format!("{} is more than a cache row holds", spec.head_dim)));
+        }
+        let counts = [spec.head_dim, spec.page_len, spec.layers, spec.pages, spec.kv_heads];
+        let bytes = counts.into_iter().try_fold(size, usize::checked_mul).filter(|b| *b <= isize::MAX as usize / 2);
         let Some(bytes) = bytes.filter(|b| fits::<u8>(2 * b)) else {
             let reason = format!("no memory for the cache of {} tokens", spec.pages.saturating_mul(spec.page_len));
             return Err(Error::argument("context", reason));
         };
-        let store = || Store { bytes: vec![0; bytes] };
-        let rooms = (0..threads).map(|_| Mutex::new(Room::new(spec))).collect();
-        Ok(Self { keys: store(), values: store(), spec: *spec, row_bytes, rooms })
+        let rooms = (0..threads).map(|_| Mutex::default()).collect();
+        let part = size * spec.head_dim * spec.page_len;
+        Ok(Self { keys: vec![0; bytes], values: vec![0; bytes], spec: *spec, size, part, rooms })
     }
 
     /// Pages of all sequences together.
@@ -47,29 +51,41 @@ impl Cache {
         self.spec.pages
     }
 
-    /// Where the rows of `kv_head` in `page` start, in bytes.
-    fn offset(&self, layer: usize, page: PageId, kv_head: usize) -> usize {
-        let index = (layer * self.spec.pages + page as usize) * self.spec.kv_heads + kv_head;
-        index * self.spec.page_len * self.row_bytes
-    }
-
-    /// Stores one token's keys and values, `[kv_heads, head_dim]` each, at `position`.
-    pub fn store(&mut self, layer: usize, pages: &[PageId], position: u32, k: &[f32], v: &[f32]) {
-        let (page, slot) = (position as usize / self.spec.page_len, position as usize % self.spec.page_len);
-        for head in 0..self.spec.kv_heads {
-            let start = self.offset(layer, pages[page], head) + slot * self.row_bytes;
-            let values = head * self.spec.head_dim..(head + 1) * self.spec.head_dim;
-            let range = start..start + self.row_bytes;
-            crate::quant::encode(self.spec.ty, &k[values.clone()], &mut self.keys.bytes[range.clone()]);
-            crate::quant::encode(self.spec.ty, &v[values], &mut self.values.bytes[range]);
+    /// Gives every thread what a single row of any length works in, where `shared` query heads read a key/value
+    /// head; which thread meets which is then left to chance, and none allocates. Many rows may ask for more.
+    pub fn reserve(&self, shared: usize) {
+        fn grow<T>(values: &mut Vec<T>, capacity: usize) {
+            values.reserve(capacity.saturating_sub(values.len()));
+        }
+        for room in &self.rooms {
+            let room = &mut *room.lock().unwrap_or_else(|e| e.into_inner());
+            grow(&mut room.scores, shared * self.spec.pages * self.spec.page_len);
+            grow(&mut room.totals, shared);
+            grow(&mut room.page, self.spec.head_dim * self.spec.page_len);
         }
     }
 
-    /// The first `len` rows in `page` of the task's head.
-    fn rows<'a>(&'a self, store: &'a Store, task: &Task<'_>, page: PageId, len: usize) -> Rows<'a> {
-        let start = self.offset(task.layer, page, task.kv_head);
-        let data = &store.bytes[start..start + len * self.row_bytes];
-        Rows { ty: self.spec.ty, data, cols: self.spec.head_dim }
+    /// Where one head's part of a page starts, in bytes.
+    fn start(&self, layer: usize, page: PageId, kv_head: usize) -> usize {
+        ((layer * self.spec.pages + page as usize) * self.spec.kv_heads + kv_head) * self.part
+    }
+
+    /// Stores one token's keys and values, `[kv_heads, head_dim]` each, at `position`.
+    pub fn store(&mut self, kernels: &Kernels, layer: usize, table: &[PageId], position: u32, [k, v]: [&[f32]; 2]) {
+        let CacheSpec { page_len, head_dim, ty, .. } = self.spec;
+        let (page, slot) = (table[position as usize / page_len], position as usize % page_len);
+        let row_bytes = head_dim * self.size;
+        let mut encoded = [0; MAX_ROW_BYTES];
+        for (head, (k, v)) in k.chunks_exact(head_dim).zip(v.chunks_exact(head_dim)).enumerate() {
+            let start = self.start(layer, page, head);
+            kernels.narrow(ty, v, &mut self.values[start + slot * row_bytes..][..row_bytes]);
+            let columns = self.keys[start..start + self.part].chunks_exact_mut(page_len * self.size);
+            let encoded = &mut encoded[..row_bytes];
+            kernels.narrow(ty, k, encoded);
+            for (column, value) in columns.zip(encoded.chunks_exact(self.size)) {
+                column[slot * self.size..][..self.size].copy_from_slice(value);
+            }
+        }
     }
 
     /// Attention of neighbouring rows of one sequence, for query heads that share a key/value head:
@@ -77,36 +93,38 @@ impl Cache {
     ///
     /// Scores, weights and sums of a row are taken in the order of the positions, page by page, whichever rows
     /// are computed beside it; so its bits depend on nothing but its own keys and values.
-    pub fn attend(&self, kernels: &Kernels, scratch: &mut Scratch, task: &Task<'_>, y: &mut [f32]) {
+    pub fn attend(&self, kernels: &Kernels, task: &Task<'_>, y: &mut [f32]) {
         let (head_dim, level) = (self.spec.head_dim, kernels.level());
         let room = &mut *self.rooms[task.thread].lock().unwrap_or_else(|e| e.into_inner());
-        let (vectors, longest) = (task.rows * task.shared, task.len + task.rows - 1);
-        room.q.clear();
-        (0..vectors).for_each(|i| room.q.extend_from_slice(&task.q[task.at(i, head_dim)..][..head_dim]));
-        room.scores.resize(vectors * longest, 0.0);
-        let mut scores = Strided::new(&mut room.scores, vectors, longest);
-        for (page, positions) in task.pages(longest, self.spec.page_len) {
-            let rows = self.rows(&self.keys, task, page, positions.len());
-            kernels.linear_float(&rows, &room.q, &mut scores.columns(positions), scratch);
+        let (page_len, ty) = (self.spec.page_len, self.spec.ty);
+        let (vectors, positions) = (task.rows * task.shared, task.len + task.rows - 1);
+        let ld = positions.next_multiple_of(page_len);
+        room.scores.resize(vectors * ld, 0.0);
+        room.scores.fill(0.0);
+        room.page.resize(head_dim * page_len, 0.0);
+        for (page, start) in task.pages(positions, page_len) {
+            kernels.widen(ty, &self.keys[self.start(task.layer, page, task.kv_head)..][..self.part], &mut room.page);
+            let keys = Rows { ty: TensorType::F32, data: bytemuck::cast_slice(&room.page), cols: page_len };
+            for (i, scores) in room.scores.chunks_exact_mut(ld).enumerate() {
+                let q = &task.q[task.at(i, head_dim)..][..head_dim];
+                kernels.expand(&mut scores[start..start + page_len], &keys, 0, q);
+            }
         }
         room.totals.clear();
-        for (i, scores) in room.scores.chunks_exact_mut(longest).enumerate() {
-            let total = ops::softmax_weights(level, &mut scores[..task.len_of(i)], task.scale);
-            room.totals.push(total);
+        for (i, scores) in room.scores.chunks_exact_mut(ld).enumerate() {
+            room.totals.push(ops::softmax_weights(level, &mut scores[..task.len_of(i)], task.scale));
             y[task.at(i, head_dim)..][..head_dim].fill(0.0);
         }
-        for (page, positions) in task.pages(longest, self.spec.page_len) {
-            let mut rows = self.rows(&self.values, task, page, positions.len());
-            if vectors > 1 {
-                // Shared by several vectors, a page is widened once.
-                room.values.resize(positions.len() * head_dim, 0.0);
-                dequantize(rows.ty, rows.data, &mut room.values);
-                rows = Rows { ty: TensorType::F32, data: bytemuck::cast_slice(&room.values), cols: head_dim };
-            }
-            for (i, weights) in room.scores.chunks_exact(longest).enumerate() {
-                let end = positions.end.min(task.len_of(i)).max(positions.start);
+        for (page, start) in task.pages(positions, page_len) {
+            let filled = page_len.min(positions - start);
+            let wide = &mut room.page[..filled * head_dim];
+            let from = self.start(task.layer, page, task.kv_head);
+            kernels.widen(ty, &self.values[from..][..wide.len() * self.size], wide);
+            let values = Rows { ty: TensorType::F32, data: bytemuck::cast_slice(wide), cols: head_dim };
+            for (i, weights) in room.scores.chunks_exact(ld).enumerate() {
+                let end = (start + filled).min(task.len_of(i)).max(start);
                 let y = &mut y[task.at(i, head_dim)..][..head_dim];
-                kernels.expand(y, &rows.slice(0..end - positions.start), 0, &weights[positions.start..end]);
+                kernels.expand(y, &values.slice(0..end - start), 0, &weights[start..end]);
             }
         }
         for (i, total) in room.totals.iter().enumerate() {
@@ -116,27 +134,14 @@ impl Cache {
 }
 
 /// What one thread works in.
+#[derive(Default)]
 struct Room {
-    /// Query vectors `[vectors, head_dim]`.
-    q: Vec<f32>,
-    /// `[vectors, positions]`
+    /// `[vectors, positions]`, positions rounded up to whole pages.
     scores: Vec<f32>,
     /// Sums of the weights, one a vector.
     totals: Vec<f32>,
-    /// A page of values.
-    values: Vec<f32>,
-}
-
-impl Room {
-    /// Never reallocated for a single row; a prompt may ask for more.
-    fn new(spec: &CacheSpec) -> Self {
-        Self {
-            q: Vec::with_capacity(spec.head_dim),
-            scores: Vec::with_capacity(spec.pages * spec.page_len),
-            totals: Vec::with_capacity(1),
-            values: Vec::new(),
-        }
-    }
+    /// One head's part of a page, in f32.
+    page: Vec<f32>,
 }
 
 /// Rows of one sequence at successive positions, and the query heads that read one key/value head.
@@ -166,9 +171,8 @@ impl Task<'_> {
         self.len + vector / self.shared
     }
 
-    /// Pages that hold the first `len` positions, and which positions each holds.
-    fn pages(&self, len: usize, page_len: usize) -> impl Iterator<Item = (PageId, Range<usize>)> {
-        let starts = (0..len).step_by(page_len);
-        self.table.iter().zip(starts).map(move |(page, start)| (*page, start..len.min(start + page_len)))
+    /// Pages that hold the first `len` positions, with the first position of each.
+    fn pages(&self, len: usize, page_len: usize) -> impl Iterator<Item = (PageId, usize)> {
+        self.table.iter().copied().zip((0..len).step_by(page_len))
     }
 }

@@ -296,16 +296,19 @@ impl Backend for Cpu {
             ops::rotate(kernels.level(), k, heads.head_dim, rope.layout, cos, sin);
         });
         for i in 0..n {
-            cache.store(layer, self.rows.table(i), self.rows.positions[i], k.row(i), v.row(i));
+            cache.store(kernels, layer, self.rows.table(i), self.rows.positions[i], [k.row(i), v.row(i)]);
         }
         Ok(())
     }
 
     fn attend(&mut self, y: &mut Buf, q: &Buf, cache: &Cache, layer: usize, heads: &Heads) -> Result<()> {
-        // Tables grow with their sequences; after this without an allocation.
-        self.rows.pages.reserve(cache.pages().saturating_sub(self.rows.pages.len()));
         let (n, width, group) = (self.rows.len(), heads.heads * heads.head_dim, heads.heads / heads.kv_heads);
-        let (rows, kernels, workspaces) = (&self.rows, self.kernels, &self.workspaces);
+        if layer == 0 {
+            // Tables and scores grow with their sequences; after this without an allocation.
+            self.rows.pages.reserve(cache.pages().saturating_sub(self.rows.pages.len()));
+            cache.reserve(group);
+        }
+        let (rows, kernels) = (&self.rows, self.kernels);
         let task = |thread, row: usize, count, kv_head| Task {
             thread,
             layer,
@@ -320,23 +323,22 @@ impl Backend for Cpu {
             len: rows.positions[row] as usize + 1,
         };
         if n == 1 {
-            self.pool.chunks(y.rows_mut(n), heads.head_dim, |thread, head, y| {
-                let q = &q.data[head * heads.head_dim..][..heads.head_dim];
-                let task = Task { q, shared: 1, offset: 0, ..task(thread, 0, 1, head / group) };
-                cache.attend(kernels, &mut lock(&workspaces[thread]).kernels, &task, y);
+            let part = group * heads.head_dim;
+            self.pool.chunks(y.rows_mut(n), part, |thread, kv_head, y| {
+                let q = &q.data[kv_head * part..][..part];
+                cache.attend(kernels, &Task { q, offset: 0, ..task(thread, 0, 1, kv_head) }, y);
             });
             return Ok(());
         }
         let block = n.div_ceil(self.pool.threads() * ATTENTION_BLOCKS).clamp(1, ATTENTION_ROWS);
         self.pool.chunks(y.rows_mut(n), block * width, |thread, i, y| {
-            let scratch = &mut lock(&workspaces[thread]).kernels;
             let mut first = i * block;
             let end = first + y.len() / width;
             while first < end {
                 let count = (first..end).take_while(|row| rows.tables[*row] == rows.tables[first]).count();
                 let y = &mut y[(first - i * block) * width..][..count * width];
                 for kv_head in 0..heads.kv_heads {
-                    cache.attend(kernels, scratch, &task(thread, first, count, kv_head), y);
+                    cache.attend(kernels, &task(thread, first, count, kv_head), y);
                 }
                 first += count;
             }

@@ -1,6 +1,6 @@
 //! The llama forward pass in f64, written from the formulas and from nothing else: the truth the engine is judged by.
 //!
-//! No cache, no blocks, no kernels. It shares no code with `src/`. Weights come dequantized from a closure, one layer
+//! No cache, no blocks, no kernels. It shares no code with `src/`. Weights come dequantized from a closure, one tensor
 //! at a time, so that a model needs little memory.
 
 use rayon::prelude::*;

@@ -40,8 +40,7 @@ fn sources() -> PathBuf {
         registries.into_iter().flatten().flatten().map(|dir| dir.path().join(PACKAGE).join("llama.cpp/ggml"));
     let found = packages.into_iter().find(|dir| dir.join("src/ggml.c").is_file());
     found.unwrap_or_else(|| {
-        let folder = "a folder with ggml's include/ and src/";
-        panic!("{PACKAGE} is not unpacked: run `cargo fetch`, or set GGML_SRC_DIR to {folder}")
+        panic!("{PACKAGE} is not unpacked: run `cargo fetch`, or set GGML_SRC_DIR to ggml's folder (include/, src/)")
     })
 }
 
@@ -58,8 +57,7 @@ fn compiler(ggml: &Path, out: &Path) -> cc::Build {
 #[cfg(feature = "bindgen")]
 fn bindings(ggml: &Path) {
     let functions = "ggml_(get_type_traits|quantize_chunk|quantize_requires_imatrix|version)\
-                     |ggml_vec_dot_[a-zA-Z0-9_]+_q8_[01K]\
-                     |quantize_row_q8_[01K]";
+                     |ggml_vec_dot_[a-zA-Z0-9_]+_q8_[01K]|quantize_row_q8_[01K]";
     bindgen::Builder::default()
         .header(ggml.join("src/ggml-cpu/quants.h").display().to_string())
         .clang_args(["include", "src"].map(|dir| format!("-I{}", ggml.join(dir).display())))

@@ -4,6 +4,7 @@ use super::multiversion;
 use super::view::{Rows, Strided};
 use crate::quant::dequantize_row;
 use crate::quant::float::{LANES, accumulate, accumulate_tail, reduce};
+use crate::tensor::TensorType;
 
 /// Outputs that `expand` keeps in registers.
 const EXPAND: usize = 64;
@@ -37,15 +38,25 @@ multiversion! {
         let (whole, tail) = y.as_chunks_mut::<EXPAND>();
         let mut at = first * size;
         for y in whole {
+            let rows = b.data.chunks_exact(row_bytes).zip(u);
             let mut sums = *y;
-            for (j, u) in u.iter().enumerate() {
-                dequantize_row(b.ty, &b.data[j * row_bytes + at..][..EXPAND * size], &mut weights);
-                for o in 0..EXPAND {
-                    sums[o] = u.mul_add(weights[o], sums[o]);
+            if b.ty == TensorType::F32 {
+                for (row, u) in rows {
+                    add_scaled(&row[at..][..EXPAND * size], *u, &mut sums);
+                }
+            } else {
+                for (row, u) in rows {
+                    dequantize_row(b.ty, &row[at..][..EXPAND * size], &mut weights);
+                    for o in 0..EXPAND {
+                        sums[o] = u.mul_add(weights[o], sums[o]);
+                    }
                 }
             }
             *y = sums;
             at += EXPAND * size;
+        }
+        if tail.is_empty() {
+            return;
         }
         let weights = &mut weights[..tail.len()];
         for (j, u) in u.iter().enumerate() {
@@ -54,6 +65,15 @@ multiversion! {
                 *y = u.mul_add(*w, *y);
             }
         }
+    }
+}
+
+/// `sums += u · row`, the row's values read where they lie.
+#[inline(always)]
+fn add_scaled(row: &[u8], u: f32, sums: &mut [f32; EXPAND]) {
+    let row = &row.as_chunks::<4>().0[..EXPAND];
+    for o in 0..EXPAND {
+        sums[o] = u.mul_add(f32::from_le_bytes(row[o]), sums[o]);
     }
 }
 

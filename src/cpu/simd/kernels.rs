@@ -1,6 +1,7 @@
 //! The table of kernels by level, and the checks that make its entries safe to call.
 
 use super::float;
+use super::half;
 use super::level::Level;
 use super::multiversion;
 use super::scalar;
@@ -90,6 +91,28 @@ impl Kernels {
         assert!(x.len() == y.rows() * w.cols, "{} activations are not {} rows of {}", x.len(), y.rows(), w.cols);
         check_shapes(w, y.rows(), w.cols, y);
         float::linear(self.level, w, x, y, &mut scratch.rows);
+    }
+
+    /// The values of `src`, of type `ty`, in f32.
+    ///
+    /// # Panics
+    /// If the sizes do not fit.
+    pub fn widen(&self, ty: TensorType, src: &[u8], dst: &mut [f32]) {
+        match ty {
+            TensorType::F16 => half::widen(self.level, src, dst),
+            _ => crate::quant::dequantize(ty, src, dst),
+        }
+    }
+
+    /// Stores f32 values as `ty`: F16 rounds to nearest even.
+    ///
+    /// # Panics
+    /// If the sizes do not fit.
+    pub fn narrow(&self, ty: TensorType, src: &[f32], dst: &mut [u8]) {
+        match ty {
+            TensorType::F16 => half::narrow(self.level, src, dst),
+            _ => crate::quant::encode(ty, src, dst),
+        }
     }
 
     /// y\[o\] = fma(u\[j\], b\[j\]\[first + o\], y\[o\]) for j ascending: adds B·u, where `b` holds B transposed,

@@ -1,0 +1,121 @@
+//! The kernels' arguments, field for field as the .cu files declare them; addresses are on the device.
+
+use cudarc::driver::DeviceRepr;
+
+/// Weights of one fan that share a launch.
+pub(super) const MAX_PARTS: usize = 4;
+
+/// `MatvecPart` of matvec.cu. The unused ones are all 0.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct Part {
+    pub quants: u64,
+    pub scales: u64,
+    pub y: u64,
+    pub n_out: i32,
+    pub blocks: i32,
+}
+
+/// `Shrink` of matvec.cu. All 0: no valve.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct Shrink {
+    pub a: u64,
+    pub x: u64,
+    pub openings: u64,
+    pub row_map: u64,
+    pub scale: u64,
+    pub slot: u64,
+    pub u: u64,
+    pub rank: i32,
+    pub slots: i32,
+    pub u_stride: i32,
+    pub a_is_f32: i32,
+}
+
+/// `MatvecArgs` of matvec.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct Matvec {
+    pub parts: [Part; MAX_PARTS],
+    pub x_quants: u64,
+    pub x_scales: u64,
+    pub x_sums: u64,
+    pub shrink: Shrink,
+    pub n_in: i32,
+    pub rows: i32,
+}
+
+/// `Expand` of expand.cuh. All 0: nothing to add.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct Expand {
+    pub b: u64,
+    pub columns: u64,
+    pub u: u64,
+    pub rank: i32,
+    pub u_stride: i32,
+    pub b_is_f32: i32,
+    pub unused: i32,
+}
+
+/// `ResidualArgs` of expand.cu.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Residual {
+    pub h: u64,
+    pub y: u64,
+    pub expand: Expand,
+    pub n: i32,
+    pub rows: i32,
+}
+
+/// `Quantized` of quantize.cu.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Quantized {
+    pub quants: u64,
+    pub scales: u64,
+    pub sums: u64,
+    pub floats: u64,
+}
+
+/// `QuantizeArgs` of quantize.cu.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Quantize {
+    pub x: u64,
+    pub weight: u64,
+    pub row_map: u64,
+    pub out: Quantized,
+    pub n: i32,
+    pub eps: f32,
+}
+
+/// `GatedArgs` of quantize.cu.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Gated {
+    pub gate: u64,
+    pub up: u64,
+    pub gate_expand: Expand,
+    pub up_expand: Expand,
+    pub out: Quantized,
+    pub n: i32,
+    pub rows: i32,
+}
+
+// The .cu files assert the same sizes.
+const _: () = assert!(size_of::<Matvec>() == 232);
+const _: () = assert!(size_of::<Residual>() == 64);
+const _: () = assert!(size_of::<Quantize>() == 64);
+const _: () = assert!(size_of::<Gated>() == 136);
+
+// SAFETY: repr(C) structs of integers and floats without padding, laid out as the kernel declares its parameter.
+unsafe impl DeviceRepr for Matvec {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Residual {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Quantize {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Gated {}
