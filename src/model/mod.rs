@@ -27,8 +27,7 @@ impl Model {
     /// Maps a GGUF file and reads its keys. The weights stay in the file.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::error::Error::Io), [`Error::Malformed`](crate::error::Error::Malformed) or
-    /// [`Error::Unsupported`](crate::error::Error::Unsupported), naming the file and what is wrong with it.
+    /// [`Error::Io`], [`Error::Malformed`] or [`Error::Unsupported`], naming the file and what is wrong with it.
     pub fn open(path: impl AsRef<Path>) -> Result<Arc<Self>> {
         Self::new(Gguf::open(path.as_ref())?)
     }
