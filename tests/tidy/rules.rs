@@ -9,15 +9,13 @@ const MAX_COLUMNS: usize = 120;
 const REASON_LINES: usize = 6;
 
 /// Where `unsafe` may stand.
-const UNSAFE_ROOMS: [&str; 9] = [
+const UNSAFE_ROOMS: [&str; 8] = [
     "src/map.rs",
     "src/cpu/pool.rs",
     "src/cpu/simd/",
     "src/cuda/",
     "src/capi",
     "vendor/ggml-sys/",
-    // A program that emulates kernels on the processor links to them.
-    "kernels/",
     // The bench of the kernels has a rival in intrinsics, to show what their fixed order of sums costs.
     "benches/kernels.rs",
     // `GlobalAlloc` is an unsafe trait, and counting allocations needs it.
