@@ -42,7 +42,7 @@ impl Default for EngineOptions {
 }
 
 /// Rows whose logits a step can return, if more are wanted than there are sessions.
-const MIN_OUTPUTS: usize = 16;
+const MIN_OUTPUTS: usize = 64;
 
 /// A model loaded on a device. Cheap to clone; clones share everything.
 #[derive(Clone)]
