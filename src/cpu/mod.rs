@@ -238,7 +238,7 @@ impl Linear for Cpu {
         fan: &Fan,
         delta: Option<&Delta>,
     ) -> Result<()> {
-        self.prepare(&x, fan);
+        self.prepare(&x, fan, delta);
         self.multiply(ys, u, &x, fan, delta);
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! The weight product: inputs prepared once a fan, the shrink in the same region, the expand for consumers.
 
-use super::simd::{Columns, Kernels, Rows as WeightRows, Strided};
+use super::simd::{Columns, Kernels, Rows as WeightRows, Scratch, Strided};
 use super::{Buf, Cpu, Rows, Workspace, lock, ops};
 use crate::backend::{Input, Owed, Precision, Term};
 use crate::error::{Error, Result};
@@ -8,6 +8,7 @@ use crate::map::Bytes;
 use crate::quant;
 use crate::quant::act::Acts;
 use crate::tensor::{Tensor, TensorType};
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -42,6 +43,7 @@ impl Fan {
         quant::dequantize(weight.ty, &weight.data[r * bytes..][..bytes], out);
     }
 
+    /// Whether `weight`, one of the fan or an A on it, meets activations quantized to 8 bits.
     fn int8(&self, weight: &Tensor) -> bool {
         self.precision == Precision::Int8 && weight.ty.is_quantized()
     }
@@ -142,14 +144,15 @@ pub(super) struct Prepared {
 
 impl Cpu {
     /// Norms or gates the input, and quantizes it if a weight of the fan wants that.
-    pub(super) fn prepare(&mut self, input: &Input<'_, Self>, fan: &Fan) {
+    pub(super) fn prepare(&mut self, input: &Input<'_, Self>, fan: &Fan, delta: Option<&Delta>) {
         let Self { pool, kernels, rows, prepared, workspaces, .. } = self;
         let Prepared { x, acts, rows: count } = prepared;
         *count = if let Input::NormedOutputs { .. } = input { rows.outputs.len() } else { rows.len() };
         let n = *count;
         let as_it_is = matches!(input, Input::Raw(_));
         x.resize(if as_it_is { 0 } else { n * fan.cols }, 0.0);
-        let int8 = fan.weights.iter().any(|w| fan.int8(w));
+        let shrunk = delta.iter().flat_map(|d| &d.terms).map(|t| &t.a);
+        let int8 = fan.weights.iter().chain(shrunk).any(|w| fan.int8(w));
         acts.resize(if int8 { n } else { 0 }, fan.cols.next_multiple_of(quant::act::BLOCK));
         if as_it_is && !int8 {
             return;
@@ -182,11 +185,13 @@ impl Cpu {
         delta: Option<&Delta>,
     ) {
         let Self { pool, kernels, rows, prepared, workspaces, .. } = self;
-        let (kernels, n) = (*kernels, prepared.rows);
+        let n = prepared.rows;
         let x = match input {
             Input::Raw(buf) => &buf.data[..n * fan.cols],
             _ => &prepared.x[..],
         };
+        let outputs_only = matches!(input, Input::NormedOutputs { .. });
+        let pass = Pass { kernels, rows, fan, x, acts: &prepared.acts, n, outputs_only };
         let total: usize = fan.weights.iter().map(|w| w.rows()).sum();
         let piece = total.div_ceil(pool.threads() * PIECES_PER_THREAD).max(total.div_ceil(Columns::MAX_PARTS));
         let piece = piece.next_multiple_of(LANE_ROWS);
@@ -196,31 +201,19 @@ impl Cpu {
         });
         let mut views: [Option<Strided<'_>>; MAX_OUTPUTS] = std::array::from_fn(|_| outputs.next());
         let shared = views.each_mut().map(|view| view.as_mut().map(|v| v.share(piece)));
-        let indexed = matches!(input, Input::NormedOutputs { .. });
-        let batch_row = |i: usize| if indexed { rows.outputs[i] as usize } else { i };
-        let terms = Mutex::new(delta.map_or(&[][..], |d| &d.terms).iter());
+        let terms = delta.map_or(&[][..], |d| &d.terms);
         let u = Mutex::new(u);
         let next = AtomicUsize::new(0);
         pool.run(&|thread| {
-            let Workspace { kernels: scratch, row } = &mut *lock(&workspaces[thread]);
-            while let Some(term) = lock(&terms).next() {
-                let is_open = |i: usize| rows.opening(batch_row(i), term.slot) != 0.0;
-                if !(0..n).any(is_open) {
+            let workspace = &mut *lock(&workspaces[thread]);
+            loop {
+                // The shrinks come first: each is one piece, and more work than most.
+                let mut i = next.fetch_add(1, Ordering::Relaxed);
+                if let Some(term) = terms.get(i) {
+                    pass.shrink(term, &u, workspace);
                     continue;
                 }
-                row.resize(n * term.rank, 0.0);
-                let a = WeightRows { ty: term.a.ty, data: &term.a.data, cols: fan.cols };
-                kernels.linear_float(&a, x, &mut Strided::new(row, n, term.rank), scratch);
-                let mut u = lock(&u);
-                let cols = u.cols;
-                for (i, shrunk) in row.chunks_exact(term.rank).enumerate().filter(|(i, _)| is_open(*i)) {
-                    let factor = rows.opening(batch_row(i), term.slot) * term.scale;
-                    let out = &mut u.data[i * cols + term.first..][..term.rank];
-                    out.iter_mut().zip(shrunk).for_each(|(o, s)| *o = s * factor);
-                }
-            }
-            loop {
-                let mut i = next.fetch_add(1, Ordering::Relaxed);
+                i -= terms.len();
                 let found = fan.weights.iter().zip(shared.iter().flatten()).find(|(_, columns)| {
                     let here = i < columns.parts();
                     i -= if here { 0 } else { columns.parts() };
@@ -228,14 +221,59 @@ impl Cpu {
                 });
                 let Some((weight, columns)) = found else { break };
                 let Some(mut y) = columns.take(i) else { break };
-                let w = WeightRows { ty: weight.ty, data: &weight.data, cols: fan.cols }.slice(columns.range(i));
-                if fan.int8(weight) {
-                    kernels.linear_int8(&w, &prepared.acts, &mut y, scratch);
-                } else {
-                    kernels.linear_float(&w, x, &mut y, scratch);
-                }
+                pass.product(weight, columns.range(i), &mut y, &mut workspace.kernels);
             }
         });
+    }
+}
+
+/// One product: what every piece of it reads.
+struct Pass<'a> {
+    kernels: &'a Kernels,
+    rows: &'a Rows,
+    fan: &'a Fan,
+    /// `[n, cols]`
+    x: &'a [f32],
+    acts: &'a Acts,
+    n: usize,
+    /// Whether the rows are those of `Batch::outputs`.
+    outputs_only: bool,
+}
+
+impl Pass<'_> {
+    /// The opening of `slot` for row `i` of the product.
+    fn opening(&self, i: usize, slot: usize) -> f32 {
+        let row = if self.outputs_only { self.rows.outputs[i] as usize } else { i };
+        self.rows.opening(row, slot)
+    }
+
+    /// `u = opening · scale · A x` for the rows where the term is open.
+    fn shrink(&self, term: &LowRank, u: &Mutex<&mut Buf>, workspace: &mut Workspace) {
+        if (0..self.n).all(|i| self.opening(i, term.slot) == 0.0) {
+            return;
+        }
+        let Workspace { kernels: scratch, row } = workspace;
+        row.resize(self.n * term.rank, 0.0);
+        self.product(&term.a, 0..term.rank, &mut Strided::new(row, self.n, term.rank), scratch);
+        let mut u = lock(u);
+        let cols = u.cols;
+        for (i, shrunk) in row.chunks_exact(term.rank).enumerate() {
+            let opening = self.opening(i, term.slot);
+            if opening != 0.0 {
+                let out = &mut u.data[i * cols + term.first..][..term.rank];
+                out.iter_mut().zip(shrunk).for_each(|(o, s)| *o = s * (opening * term.scale));
+            }
+        }
+    }
+
+    /// Rows `range` of `weight` against all rows of x.
+    fn product(&self, weight: &Tensor, range: Range<usize>, y: &mut Strided<'_>, scratch: &mut Scratch) {
+        let w = WeightRows { ty: weight.ty, data: &weight.data, cols: self.fan.cols }.slice(range);
+        if self.fan.int8(weight) {
+            self.kernels.linear_int8(&w, self.acts, y, scratch);
+        } else {
+            self.kernels.linear_float(&w, self.x, y, scratch);
+        }
     }
 }
 

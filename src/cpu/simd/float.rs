@@ -1,10 +1,11 @@
 //! Float kernels, written once over arrays of lanes and compiled for each level.
 
-use super::multiversion;
 use super::view::{Rows, Strided};
+use super::{Level, half, multiversion};
 use crate::quant::dequantize_row;
 use crate::quant::float::{LANES, accumulate, accumulate_tail, reduce};
 use crate::tensor::TensorType;
+use std::ops::Range;
 
 /// Outputs that `expand` keeps in registers.
 const EXPAND: usize = 64;
@@ -12,22 +13,33 @@ const EXPAND: usize = 64;
 /// Weight rows whose dots are computed side by side, so that their sums do not wait for each other.
 pub(super) const SIDE: usize = 4;
 
+/// y\[i\]\[r\] = the Float dot of row r of `w` and row i of `x`; `rows` is room for dequantized rows.
+pub(super) fn linear(level: Level, w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>, rows: &mut Vec<f32>) {
+    let (n, row_bytes) = (w.rows(), w.row_bytes());
+    rows.resize(SIDE * w.cols, 0.0);
+    for first in (0..n).step_by(SIDE) {
+        let side = SIDE.min(n - first);
+        for (row, bytes) in rows.chunks_exact_mut(w.cols).zip(w.data[first * row_bytes..].chunks_exact(row_bytes)) {
+            match w.ty {
+                TensorType::F16 => half::widen(level, bytes, row),
+                _ => dequantize(level, w.ty, bytes, row),
+            }
+        }
+        // Past the last row stale ones are multiplied too, and dropped.
+        dot_rows(level, rows, x, y, first..first + side);
+    }
+}
+
 multiversion! {
-    /// y\[i\]\[r\] = the Float dot of row r of `w` and row i of `x`; `rows` is room for dequantized rows.
-    pub(super) fn linear(w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>, rows: &mut Vec<f32>) {
-        let (n, row_bytes) = (w.rows(), w.row_bytes());
-        rows.resize(SIDE * w.cols, 0.0);
-        for first in (0..n).step_by(SIDE) {
-            let side = SIDE.min(n - first);
-            for (r, row) in rows.chunks_exact_mut(w.cols).enumerate() {
-                // Past the last row the last one is computed again, and dropped.
-                let r = (first + r).min(n - 1);
-                dequantize_row(w.ty, &w.data[r * row_bytes..][..row_bytes], row);
-            }
-            for (i, x) in x.chunks_exact(w.cols).enumerate() {
-                let dots = dot_side(rows, x);
-                y.row_mut(i)[first..first + side].copy_from_slice(&dots[..side]);
-            }
+    fn dequantize(ty: TensorType, src: &[u8], dst: &mut [f32]) {
+        dequantize_row(ty, src, dst)
+    }
+
+    /// Writes the dots of `SIDE` rows with every row of `x` to the columns `range` of `y`.
+    fn dot_rows(rows: &[f32], x: &[f32], y: &mut Strided<'_>, range: Range<usize>) {
+        for (i, x) in x.chunks_exact(rows.len() / SIDE).enumerate() {
+            let dots = dot_side(rows, x);
+            y.row_mut(i)[range.start..range.end].copy_from_slice(&dots[..range.len()]);
         }
     }
 

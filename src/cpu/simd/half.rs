@@ -1,8 +1,12 @@
 //! F16 to F32 and back with the instructions made for it; elsewhere the code of [`crate::quant`].
 
-use super::Level;
+use super::{Level, Rows};
 use crate::quant;
 use crate::tensor::TensorType;
+
+/// Outputs of `expand` that stay in registers.
+#[cfg(target_arch = "x86_64")]
+const EXPAND: usize = 64;
 
 /// Values that one step of the vector code converts.
 #[cfg(target_arch = "x86_64")]
@@ -30,6 +34,44 @@ pub(super) fn narrow(level: Level, src: &[f32], dst: &mut [u8]) {
     }
     let _ = level;
     quant::encode(TensorType::F16, src, dst);
+}
+
+/// [`super::float::expand`] of an F16 `b`.
+pub(super) fn expand(level: Level, y: &mut [f32], b: &Rows<'_>, first: usize, u: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if level.min(Level::detect()) >= Level::Avx2 {
+        let (whole, tail) = y.as_chunks_mut::<EXPAND>();
+        for (i, y) in whole.iter_mut().enumerate() {
+            let columns = b.data.chunks_exact(b.row_bytes()).map(|row| &row[2 * (first + i * EXPAND)..][..2 * EXPAND]);
+            // SAFETY: this machine has AVX2, FMA and F16C, as `detect` found.
+            unsafe { expand_f16c(y, columns, u) };
+        }
+        return super::float::expand(level, tail, b, first + whole.len() * EXPAND, u);
+    }
+    super::float::expand(level, y, b, first, u);
+}
+
+/// One chunk of outputs against the same columns of every row.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn expand_f16c<'a>(y: &mut [f32; EXPAND], rows: impl Iterator<Item = &'a [u8]>, u: &[f32]) {
+    use std::arch::x86_64::*;
+    // SAFETY: the 64 floats of `y` are read as eight vectors of eight.
+    let mut sums: [__m256; EXPAND / STEP] =
+        std::array::from_fn(|i| unsafe { _mm256_loadu_ps(y.as_ptr().add(i * STEP)) });
+    for (row, u) in rows.zip(u) {
+        let u = _mm256_set1_ps(*u);
+        let (halves, _) = row.as_chunks::<{ 2 * STEP }>();
+        for i in 0..EXPAND / STEP {
+            // SAFETY: the array type holds the 16 bytes that are read.
+            let w = _mm256_cvtph_ps(unsafe { _mm_loadu_si128(halves[i].as_ptr().cast()) });
+            sums[i] = _mm256_fmadd_ps(u, w, sums[i]);
+        }
+    }
+    for (i, sum) in sums.iter().enumerate() {
+        // SAFETY: as for the reads.
+        unsafe { _mm256_storeu_ps(y.as_mut_ptr().add(i * STEP), *sum) };
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

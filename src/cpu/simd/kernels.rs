@@ -124,7 +124,10 @@ impl Kernels {
         assert!(!b.ty.is_quantized(), "{} cannot be expanded", b.ty);
         assert!(b.rows() == u.len(), "{} rows for a rank of {}", b.rows(), u.len());
         assert!(first.checked_add(y.len()).is_some_and(|end| end <= b.cols), "outputs past the {} of B", b.cols);
-        float::expand(self.level, y, b, first, u);
+        match b.ty {
+            TensorType::F16 => half::expand(self.level, y, b, first, u),
+            _ => float::expand(self.level, y, b, first, u),
+        }
     }
 }
 
