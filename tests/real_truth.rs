@@ -1,5 +1,6 @@
-//! The engine and the f64 reference against llama.cpp's logits from F32 weights (tests/data/llama-cpp says how those were
-//! made), and against each other, on the real model: `COTVALVE_TEST_MODEL=/path/to/SmolLM2-135M-Instruct.Q4_1.gguf`.
+//! The engine and the f64 reference against llama.cpp's logits from F32 weights (tests/data/llama-cpp says how those
+//! were made), and against each other, on the real model that `COTVALVE_TEST_MODEL` names, a file
+//! SmolLM2-135M-Instruct.Q4_1.gguf.
 
 #[path = "support/reference.rs"]
 mod reference;
