@@ -24,7 +24,7 @@ def main():
     band = points(y(r[4]) for r in rows) + " " + " ".join(reversed(points(y(r[2]) for r in rows).split()))
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="13">',
            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
-           f'<text x="{LEFT}" y="22" font-size="15">Tokens of the answer (band: 10th to 90th percentile) and accuracy against α</text>']
+           f'<text x="{LEFT}" y="22" font-size="15">Length of the answer in tokens (band: 10th to 90th percentile), accuracy</text>']
     for tokens in range(0, 301, 100):
         out.append(f'<line x1="{LEFT}" x2="{LEFT + PLOT_W}" y1="{y(tokens):.1f}" y2="{y(tokens):.1f}" stroke="#dddddd"/>')
         out.append(f'<text x="{LEFT - 8}" y="{y(tokens) + 4:.1f}" text-anchor="end">{tokens}</text>')
