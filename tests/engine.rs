@@ -132,7 +132,7 @@ fn a_session_beyond_those_that_fit_fails_alone() {
 }
 
 #[test]
-fn a_cancelled_prompt_stops_between_steps_and_alone() {
+fn a_cancelled_generation_stops_alone() {
     let engine = engine(2);
     let (mut cancelled, mut other) = (engine.session(), engine.session());
     let prompt = text(60, 1);
@@ -141,7 +141,6 @@ fn a_cancelled_prompt_stops_between_steps_and_alone() {
     let (handle, watched) = (cancelled.cancel_handle(), attach(&engine, 1));
     let mut answer = cancelled.generate(&Sampling::greedy(), 5).unwrap();
     let mut beside = other.generate(&Sampling::default(), 5).unwrap();
-
     handle.cancel();
     engine.advance([&mut answer, &mut beside]).unwrap();
     assert!(beside.next().unwrap().is_ok());
@@ -225,6 +224,17 @@ fn what_is_of_another_engine_is_refused() {
     session.prompt(&text(2, 1)).unwrap();
     let mut generation = session.generate(&Sampling::greedy(), 1).unwrap();
     assert!(matches!(stranger.advance([&mut generation]), Err(Error::Argument { name: "generations", .. })));
+}
+
+#[test]
+fn an_adapter_read_for_another_model_is_refused() {
+    let engine = engine(1);
+    let mut config = engine.model().config().clone();
+    config.layers = 5;
+    let file = parse(tiny_adapter(1, 4, TensorType::F32, &["blk.4.attn_q.weight"]));
+    let error = engine.attach_adapter(Adapter::read(&file, &config, false).unwrap()).err().unwrap();
+    assert!(matches!(error, Error::Adapter { .. }), "{error}");
+    assert!(engine.adapters().is_empty());
 }
 
 #[test]

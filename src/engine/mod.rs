@@ -130,8 +130,12 @@ impl Engine {
         self.attach_adapter(adapter)
     }
 
-    /// The same, of an adapter already read for this model.
+    /// The same, of an adapter already read.
+    ///
+    /// # Errors
+    /// Those of [`Adapter::check`].
     pub fn attach_adapter(&self, adapter: Adapter) -> Result<Valve> {
+        adapter.check(self.model.config(), self.model.has_output())?;
         let adapter = Arc::new(adapter);
         let slot = self.lock().attach(adapter.clone())?;
         Ok(Valve { slot, adapter })
