@@ -17,8 +17,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let engine = Engine::new(model.clone(), &EngineOptions::default())?;
     let (reasoner, valve) = (engine.attach(reasoner)?, engine.attach(valve)?);
     let mut session = engine.session();
-    session.set(&reasoner, Dial::constant(1.0)?, Scope::All);
-    session.set(&valve, Dial::constant(alpha.parse()?)?, Scope::All);
+    session.set(&reasoner, Dial::constant(1.0)?, Scope::All)?;
+    session.set(&valve, Dial::constant(alpha.parse()?)?, Scope::All)?;
     let text = model.render_chat(&[Message::new("user", question.as_str())])?;
     session.prompt(&model.tokenizer().encode(&text, true, true)?)?;
     for event in session.generate(&Sampling::greedy(), 400)? {

@@ -52,7 +52,7 @@ pub struct Batch<'a> {
     pub outputs: &'a [u32],
 }
 
-/// The rows of one sequence: contiguous in the batch, at ascending positions.
+/// The rows of one sequence: contiguous in the batch, at successive positions.
 #[derive(Clone, Debug)]
 pub struct Span {
     pub rows: Range<u32>,
@@ -175,7 +175,7 @@ pub struct Heads {
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
-    /// Multiplies q·k; `1/√head_dim` unless the file says otherwise.
+    /// Multiplies q·k: `1/√head_dim`.
     pub scale: f32,
 }
 

@@ -23,7 +23,7 @@
 //! let engine = Engine::new(model.clone(), &EngineOptions::default())?;
 //! let valve = engine.attach("valve.gguf")?;
 //! let mut session = engine.session();
-//! session.set(&valve, Dial::constant(0.5)?, Scope::All);
+//! session.set(&valve, Dial::constant(0.5)?, Scope::All)?;
 //! let text = model.render_chat(&[Message::new("user", "How much is 3 times 4?")])?;
 //! session.prompt(&model.tokenizer().encode(&text, true, true)?)?;
 //! for event in session.generate(&Sampling::greedy(), 400)? {

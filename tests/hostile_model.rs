@@ -47,7 +47,7 @@ fn think(engine: &Engine, valve: Option<&Valve>) -> Result<()> {
     let vocab = model.config().vocab as u32;
     let mut session = engine.session();
     if let Some(valve) = valve {
-        session.set(valve, Dial::constant(1.0)?, Scope::All);
+        session.set(valve, Dial::constant(1.0)?, Scope::All)?;
     }
     session.prompt(&[1, 2, 3, 4, 5].map(|id| id % vocab))?;
     for event in session.generate(&Sampling::default(), 1)? {

@@ -66,7 +66,7 @@ fn first_allocation(setup: &Setup) -> Option<(usize, usize)> {
         let adapter = Adapter::read(&gguf, engine.model().config(), false).unwrap();
         let valve = engine.attach_adapter(adapter).unwrap();
         session = engine.session();
-        session.set(&valve, Dial::constant(0.75).unwrap(), Scope::All);
+        session.set(&valve, Dial::constant(0.75).unwrap(), Scope::All).unwrap();
     }
     let mut timeline: Vec<u32> = (0..setup.prompt).map(|i| 3 + i * 7 % 250).collect();
     let sampling = if setup.greedy { Sampling::greedy() } else { Sampling::default() };

@@ -83,8 +83,8 @@ fn chains_shorten_as_the_valve_opens() {
     println!("| α | tokens (10th / 50th / 90th percentile) | accuracy | llama.cpp |");
     for (alpha, mean_there, accuracy_there) in MEASURED {
         for session in &mut sessions {
-            session.set(&reasoner, Dial::constant(1.0).unwrap(), Scope::All);
-            session.set(&valve, Dial::constant(alpha).unwrap(), Scope::All);
+            session.set(&reasoner, Dial::constant(1.0).unwrap(), Scope::All).unwrap();
+            session.set(&valve, Dial::constant(alpha).unwrap(), Scope::All).unwrap();
         }
         let chunks = problems.chunks(TOGETHER);
         let mut results: Vec<(usize, bool)> = chunks.flat_map(|p| solve(&engine, &mut sessions, p)).collect();

@@ -185,7 +185,7 @@ fn the_engine_computes_what_llama_cpp_computes() {
     let fixture: Fixture = data("logits.json");
     for case in &fixture.cases {
         let alpha = case.alpha.unwrap_or(0.0) as f32;
-        session.set(&valve, Dial::constant(alpha).unwrap(), Scope::All);
+        session.set(&valve, Dial::constant(alpha).unwrap(), Scope::All).unwrap();
         session.prompt(&[0]).unwrap();
         assert_matches(&scored(&mut session, &tokens), case, 1e-6);
     }
@@ -200,7 +200,7 @@ fn the_engine_computes_what_the_reference_computes() {
     let mut session = engine.session();
     let valve = engine.attach(adapter_path()).unwrap();
     for alpha in [0.0, 1.7] {
-        session.set(&valve, Dial::constant(alpha).unwrap(), Scope::All);
+        session.set(&valve, Dial::constant(alpha).unwrap(), Scope::All).unwrap();
         let ours = scored(&mut session, &tokens[..POSITIONS]);
         let truth = reference_logits(&model, &adapter, Some(f64::from(alpha)), &tokens[..POSITIONS]);
         let pairs = || ours.iter().flatten().zip(truth.iter().flatten());

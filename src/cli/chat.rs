@@ -73,7 +73,7 @@ impl Chat {
                 ("alpha", value) => match parse_dial(value) {
                     Ok(dial) => {
                         loaded.dial = dial;
-                        loaded.turn(&mut conversation.session);
+                        loaded.turn(&mut conversation.session)?;
                         eprintln!("alpha {}", describe(&loaded));
                     }
                     Err(error) => eprintln!("valve: {error}"),

@@ -133,15 +133,15 @@ impl Loaded {
     pub fn session(&self) -> Result<Session> {
         let mut session = self.engine.session();
         for (lora, scale) in &self.loras {
-            session.set(lora, Dial::constant(*scale)?, Scope::All);
+            session.set(lora, Dial::constant(*scale)?, Scope::All)?;
         }
-        self.turn(&mut session);
+        self.turn(&mut session)?;
         Ok(session)
     }
 
     /// Sets the valves' dials to where they stand now.
-    pub fn turn(&self, session: &mut Session) {
-        self.valves.iter().for_each(|valve| session.set(valve, self.dial.clone(), self.scope));
+    pub fn turn(&self, session: &mut Session) -> Result<()> {
+        self.valves.iter().try_for_each(|valve| session.set(valve, self.dial.clone(), self.scope))
     }
 }
 

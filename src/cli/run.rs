@@ -5,6 +5,7 @@ use clap::Args;
 use cotvalve::chat::Message;
 use cotvalve::engine::{Session, Stop};
 use cotvalve::error::{Error, Result};
+use cotvalve::sampler::Sampling;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -58,10 +59,12 @@ impl Run {
             model.tokenizer().encode(&model.render_chat(&messages)?, true, true)?
         };
         let mut session = loaded.session()?;
-        let answer = self.generate(&mut session, &prompt, loaded.engine.context())?;
+        // Once: without --seed each call takes another, and the report names the one that was used.
+        let sampling = self.sampling.sampling();
+        let answer = self.generate(&mut session, &prompt, &sampling, loaded.engine.context())?;
         if self.json {
-            let report = report(&answer, &prompt, &loaded, &session, load, self.sampling.sampling().seed);
-            println!("{report:#}");
+            let report = report(&answer, &prompt, &loaded, &session, load, sampling.seed);
+            super::print(&format!("{report:#}\n"))?;
         }
         Ok(())
     }
@@ -81,7 +84,7 @@ impl Run {
         }
     }
 
-    fn generate(&self, session: &mut Session, prompt: &[u32], context: usize) -> Result<Answer> {
+    fn generate(&self, session: &mut Session, prompt: &[u32], sampling: &Sampling, context: usize) -> Result<Answer> {
         let cancel = session.cancel_handle();
         super::on_interrupt(move || cancel.cancel());
         let started = Instant::now();
@@ -95,7 +98,7 @@ impl Run {
             prompt: Duration::ZERO,
             generation: Duration::ZERO,
         };
-        for event in session.generate(&self.sampling.sampling(), limit)? {
+        for event in session.generate(sampling, limit)? {
             if answer.ids.is_empty() {
                 answer.prompt = started.elapsed();
             }

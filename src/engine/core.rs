@@ -147,12 +147,13 @@ impl Core {
     /// Computes all pending rows of `id` and draws nothing.
     pub fn finish(&mut self, id: SequenceId) -> Result<()> {
         let sequence = self.sequence(id);
+        sequence.forget();
         sequence.sampler = None;
         sequence.wanted = sequence.pending() > 0;
         while self.sequence(id).wanted {
             self.step()?;
         }
-        Ok(())
+        self.sequence(id).failed.take().map_or(Ok(()), Err)
     }
 
     /// Makes the timeline of `id` the prompt `tokens`; returns how many of them are in the cache already.
@@ -173,7 +174,11 @@ impl Core {
     }
 
     /// Runs one step for every sequence that waits for a token: single rows first, then prompts, as many rows
-    /// as fit. Sequences whose last row came out get their next token.
+    /// as fit. Sequences whose last row came out get their next token. One that is cancelled or has no room left
+    /// fails alone, and is out of the step.
+    ///
+    /// # Errors
+    /// A device's, which is that of every sequence in the step: none of them waits any more.
     pub fn step(&mut self) -> Result<()> {
         self.plan.clear();
         let mut room = self.limits.rows;
@@ -187,10 +192,15 @@ impl Core {
                 if rows == 0 {
                     continue;
                 }
-                if s.computed + rows > self.limits.context {
-                    return Err(Error::ContextFull { needed: s.computed + rows, capacity: self.limits.context });
+                let ready = if s.cancel.is_set() {
+                    Err(Error::Cancelled)
+                } else {
+                    room_for(&self.limits, &mut self.pages, s, rows)
+                };
+                if let Err(error) = ready {
+                    s.fail(error);
+                    continue;
                 }
-                self.pages.grow(&mut s.pages, s.computed + rows)?;
                 self.plan.push(id, s, rows);
                 room -= rows;
                 if rows == s.pending() {
@@ -198,7 +208,13 @@ impl Core {
                 }
             }
         }
-        self.run()?;
+        if self.plan.owners.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.run() {
+            self.plan.owners.iter().for_each(|id| self.sequences[*id].iter_mut().for_each(|s| s.wanted = false));
+            return Err(error);
+        }
         self.commit();
         Ok(())
     }
@@ -234,25 +250,34 @@ impl Core {
         }
     }
 
-    /// Computes the pending rows of `id` alone and hands out the logits of each, in order. A chunk has as many
-    /// rows as logits may be wanted of; the bits do not depend on it.
-    pub fn score(&mut self, id: SequenceId, each: &mut dyn FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
-        loop {
-            self.plan.clear();
-            let s = self.sequences[id].as_mut().expect("a session outlived its sequence");
-            let (first, rows) = (s.computed, s.pending().min(self.limits.outputs));
-            if rows == 0 {
-                return Ok(());
-            }
-            self.pages.grow(&mut s.pages, first + rows)?;
-            self.plan.push(id, s, rows);
-            self.plan.outputs.extend(0..rows as u32);
-            self.run()?;
-            let s = self.sequences[id].as_mut().expect("a session outlived its sequence");
-            s.used.extend_from_slice(&self.plan.openings);
-            s.computed += rows;
-            let logits = self.logits.chunks_exact(self.limits.vocab);
-            logits.enumerate().try_for_each(|(i, row)| each(first + i, row))?;
+    /// Computes pending rows of `id` alone, as many as logits may be wanted of, and puts the logits of each into
+    /// `logits`, `[rows, vocab]`; none if nothing is pending. Returns the first row's position. The bits do not
+    /// depend on how many rows go at once.
+    pub fn score(&mut self, id: SequenceId, logits: &mut Vec<f32>) -> Result<usize> {
+        logits.clear();
+        self.plan.clear();
+        let s = self.sequences[id].as_mut().expect("a session outlived its sequence");
+        let (first, rows) = (s.computed, s.pending().min(self.limits.outputs));
+        if rows == 0 {
+            return Ok(first);
         }
+        room_for(&self.limits, &mut self.pages, s, rows)?;
+        self.plan.push(id, s, rows);
+        self.plan.outputs.extend(0..rows as u32);
+        self.run()?;
+        let s = self.sequences[id].as_mut().expect("a session outlived its sequence");
+        s.used.extend_from_slice(&self.plan.openings);
+        s.computed += rows;
+        std::mem::swap(&mut self.logits, logits);
+        Ok(first)
     }
+}
+
+/// Pages for the next `rows` rows of a sequence.
+fn room_for(limits: &Limits, pages: &mut Pages, s: &mut Sequence, rows: usize) -> Result<()> {
+    let needed = s.computed + rows;
+    if needed > limits.context {
+        return Err(Error::ContextFull { needed, capacity: limits.context });
+    }
+    pages.grow(&mut s.pages, needed)
 }

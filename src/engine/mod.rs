@@ -63,6 +63,11 @@ impl Valve {
     pub fn adapter(&self) -> &Adapter {
         &self.adapter
     }
+
+    /// Whether it is attached to the engine of `core`.
+    fn is_of(&self, core: &Core) -> bool {
+        core.adapters().get(self.slot).is_some_and(|adapter| Arc::ptr_eq(adapter, &self.adapter))
+    }
 }
 
 impl Engine {
@@ -125,8 +130,12 @@ impl Engine {
         self.attach_adapter(adapter)
     }
 
-    /// The same, of an adapter already read for this model.
+    /// The same, of an adapter already read.
+    ///
+    /// # Errors
+    /// Those of [`Adapter::check`].
     pub fn attach_adapter(&self, adapter: Adapter) -> Result<Valve> {
+        adapter.check(self.model.config(), self.model.has_output())?;
         let adapter = Arc::new(adapter);
         let slot = self.lock().attach(adapter.clone())?;
         Ok(Valve { slot, adapter })
@@ -143,23 +152,22 @@ impl Engine {
     }
 
     /// Brings every one of `generations` to its next token in shared steps: their rows read the weights once.
-    /// The tokens are then delivered by `next`, without further work.
+    /// The tokens are then delivered by `next`, without further work. One that is over stays as it is; one that
+    /// is cancelled or whose context is full does not hold up the others, and its own `next` yields the error.
     ///
     /// # Errors
-    /// Those of a step; see [`Generation`].
+    /// [`Error::Argument`] for a generation of another engine; a device's error.
     pub fn advance<'a, 'b: 'a>(&self, generations: impl IntoIterator<Item = &'a mut Generation<'b>>) -> Result<()> {
-        let mut core = self.lock();
-        let mut last = None;
         for generation in generations {
-            if let Some(id) = generation.request(&mut core)? {
-                last = Some(id);
+            if !Arc::ptr_eq(&generation.session().engine().core, &self.core) {
+                return Err(Error::argument("generations", "one is of another engine"));
             }
+            generation.request(&mut self.lock());
         }
-        let Some(id) = last else { return Ok(()) };
+        let mut core = self.lock();
         while core.any_wanted() {
             core.step()?;
         }
-        debug_assert!(!core.sequence(id).mailbox.is_empty());
         Ok(())
     }
 

@@ -1,6 +1,8 @@
 //! One timeline: its tokens, what of them is in the cache, and the openings they were computed with.
 
+use super::session::Cancel;
 use crate::backend::PageId;
+use crate::error::Error;
 use crate::sampler::Sampler;
 use crate::valve::Setting;
 use std::collections::VecDeque;
@@ -23,6 +25,9 @@ pub(super) struct Sequence {
     pub wanted: bool,
     /// Tokens drawn and not yet fetched.
     pub mailbox: VecDeque<u32>,
+    /// Why it cannot go on, until its owner hears it.
+    pub failed: Option<Error>,
+    pub cancel: Cancel,
 }
 
 impl Sequence {
@@ -38,12 +43,27 @@ impl Sequence {
             sampler: None,
             wanted: false,
             mailbox: VecDeque::with_capacity(4),
+            failed: None,
+            cancel: Cancel::default(),
         }
     }
 
     /// Tokens whose rows must still be computed.
     pub fn pending(&self) -> usize {
         self.tokens.len() - self.computed
+    }
+
+    /// Stops waiting; the owner will hear why. The other sequences go on.
+    pub fn fail(&mut self, error: Error) {
+        self.wanted = false;
+        self.failed = Some(error);
+    }
+
+    /// Takes back what a generation left that ended before its owner fetched all.
+    pub fn forget(&mut self) {
+        self.wanted = false;
+        self.failed = None;
+        self.mailbox.clear();
     }
 
     /// The opening of `slot` that the settings propose for `position`.
@@ -78,7 +98,7 @@ impl Sequence {
         self.used.truncate(self.computed * slots);
         self.tokens.clear();
         self.tokens.extend_from_slice(tokens);
-        self.mailbox.clear();
+        self.forget();
     }
 }
 

@@ -19,7 +19,7 @@ impl Cancel {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    fn is_set(&self) -> bool {
+    pub(super) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
@@ -37,8 +37,11 @@ pub struct Session {
 
 impl Session {
     pub(super) fn new(engine: Engine) -> Self {
-        let id = engine.lock().open();
-        Self { engine, id, cancel: Cancel::default() }
+        let mut core = engine.lock();
+        let id = core.open();
+        let cancel = core.sequence(id).cancel.clone();
+        drop(core);
+        Self { engine, id, cancel }
     }
 
     pub fn engine(&self) -> &Engine {
@@ -47,8 +50,17 @@ impl Session {
 
     /// Sets the dial of an attached adapter. It acts from the next row on, in mid-answer too; what is in the
     /// cache stays until the next [`Session::prompt`].
-    pub fn set(&mut self, valve: &Valve, dial: Dial, scope: Scope) {
-        self.engine.lock().sequence(self.id).settings[valve.slot] = Setting { dial, scope };
+    ///
+    /// # Errors
+    /// Those of [`Dial::check`]; [`Error::Argument`] for a valve of another engine.
+    pub fn set(&mut self, valve: &Valve, dial: Dial, scope: Scope) -> Result<()> {
+        dial.check()?;
+        let mut core = self.engine.lock();
+        if !valve.is_of(&core) {
+            return Err(Error::argument("valve", "it is attached to another engine"));
+        }
+        core.sequence(self.id).settings[valve.slot] = Setting { dial, scope };
+        Ok(())
     }
 
     /// Makes the timeline `tokens`, and keeps the cached prefix that has the same tokens and was computed with
@@ -74,6 +86,7 @@ impl Session {
         if sequence.pending() == 0 {
             return Err(Error::argument("prompt", "set one before generating"));
         }
+        sequence.forget();
         sequence.sampler = Some(sampler);
         drop(core);
         self.cancel.reset();
@@ -84,8 +97,10 @@ impl Session {
     /// at every step and dropped. What a benchmark of decoding wants.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a token outside the vocabulary, and those of a step.
+    /// [`Error::Argument`] for a token outside the vocabulary, [`Error::ContextFull`], [`Error::Cancelled`] or a
+    /// device's error.
     pub fn extend(&mut self, tokens: &[u32]) -> Result<()> {
+        self.cancel.reset();
         let mut core = self.engine.lock();
         core.finish(self.id)?;
         for token in tokens {
@@ -96,12 +111,20 @@ impl Session {
     }
 
     /// Logits after every token of the prompt, in order: `each(position, [vocab])`. Only positions that
-    /// [`Session::prompt`] did not keep are computed.
+    /// [`Session::prompt`] did not keep are computed. `each` may use the engine and its other sessions.
     ///
     /// # Errors
-    /// Those of a step, and whatever `each` returns.
+    /// [`Error::ContextFull`], a device's error, and whatever `each` returns.
     pub fn score(&mut self, mut each: impl FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
-        self.engine.lock().score(self.id, &mut each)
+        let vocab = self.engine.model().config().vocab;
+        let mut logits = Vec::new();
+        loop {
+            let first = self.engine.lock().score(self.id, &mut logits)?;
+            if logits.is_empty() {
+                return Ok(());
+            }
+            logits.chunks_exact(vocab).enumerate().try_for_each(|(i, row)| each(first + i, row))?;
+        }
     }
 
     /// The timeline.
@@ -109,9 +132,12 @@ impl Session {
         self.engine.lock().sequence(self.id).tokens.clone()
     }
 
-    /// The openings of `valve` as used, one for every token that is in the cache.
+    /// The openings of `valve` as used, one for every token that is in the cache; none for a valve of another engine.
     pub fn openings(&self, valve: &Valve) -> Vec<f32> {
         let mut core = self.engine.lock();
+        if !valve.is_of(&core) {
+            return Vec::new();
+        }
         let sequence = core.sequence(self.id);
         sequence.used.iter().skip(valve.slot).step_by(sequence.settings.len()).copied().collect()
     }
@@ -165,34 +191,33 @@ impl Generation<'_> {
     }
 
     /// Sets a dial in mid-answer; see [`Session::set`].
-    pub fn set(&mut self, valve: &Valve, dial: Dial, scope: Scope) {
-        self.session.set(valve, dial, scope);
+    ///
+    /// # Errors
+    /// Those of [`Session::set`].
+    pub fn set(&mut self, valve: &Valve, dial: Dial, scope: Scope) -> Result<()> {
+        self.session.set(valve, dial, scope)
     }
 
-    /// Asks for a token unless one waits or the generation is over.
-    pub(super) fn request(&self, core: &mut Core) -> Result<Option<SequenceId>> {
-        if self.done || self.left == 0 {
-            return Ok(None);
-        }
-        if self.session.cancel.is_set() {
-            return Err(Error::Cancelled);
-        }
+    /// Asks for a token unless one waits, or an error, or the generation is over.
+    pub(super) fn request(&self, core: &mut Core) {
         let sequence = core.sequence(self.session.id);
-        if !sequence.mailbox.is_empty() {
-            return Ok(None);
+        let over = self.done || self.left == 0 || sequence.failed.is_some();
+        if !over && sequence.mailbox.is_empty() {
+            sequence.wanted = true;
         }
-        sequence.wanted = true;
-        Ok(Some(self.session.id))
     }
 
     fn token(&self) -> Result<u32> {
-        let id = self.session.id;
         loop {
             let mut core = self.session.engine.lock();
-            if let Some(token) = core.sequence(id).mailbox.pop_front() {
+            let sequence = core.sequence(self.session.id);
+            if let Some(token) = sequence.mailbox.pop_front() {
                 return Ok(token);
             }
-            self.request(&mut core)?;
+            if let Some(error) = sequence.failed.take() {
+                return Err(error);
+            }
+            sequence.wanted = true;
             core.step()?;
         }
     }
@@ -231,6 +256,6 @@ impl Iterator for Generation<'_> {
 impl Drop for Generation<'_> {
     fn drop(&mut self) {
         let mut core = self.session.engine.lock();
-        core.sequence(self.session.id).wanted = false;
+        core.sequence(self.session.id).forget();
     }
 }

@@ -152,10 +152,14 @@ fn read_rope(keys: &Keys<'_>, heads: &Heads, layout: RopeLayout) -> Result<Rope>
         return keys.fail("rope.dimension_count", format!("{rotated} of {} head values", heads.head_dim));
     }
     let base = f64::from(keys.positive("rope.freq_base")?.unwrap_or(10_000.0));
-    let scaling = keys.gguf.str(&keys.name("rope.scaling.type"))?.unwrap_or("none");
+    // As llama.cpp reads it: a factor without a type is linear, and the first files named it `rope.scale_linear`.
+    let scaling = keys.gguf.str(&keys.name("rope.scaling.type"))?.unwrap_or("linear");
     let linear = match scaling {
         "none" => 1.0,
-        "linear" => f64::from(keys.positive("rope.scaling.factor")?.unwrap_or(1.0)),
+        "linear" => match keys.positive("rope.scaling.factor")? {
+            Some(factor) => f64::from(factor),
+            None => f64::from(keys.positive("rope.scale_linear")?.unwrap_or(1.0)),
+        },
         other => return Err(Error::unsupported(keys.gguf.path(), format!("rope scaling {other:?}"))),
     };
     let factors = read_rope_factors(keys, rotated / 2)?;

@@ -19,8 +19,9 @@ impl Dial {
     /// [`Error::Argument`] for NaN or infinity. Any other α is allowed: 0 is the base model, 1 the adapter as
     /// trained, above 1 extrapolates, below 0 turns the other way.
     pub fn constant(alpha: f32) -> Result<Self> {
-        finite(alpha)?;
-        Ok(Self::Constant(alpha))
+        let dial = Self::Constant(alpha);
+        dial.check()?;
+        Ok(dial)
     }
 
     /// A dial that moves in steps.
@@ -28,14 +29,27 @@ impl Dial {
     /// # Errors
     /// [`Error::Argument`] if `steps` is empty, does not ascend, or holds NaN or infinity.
     pub fn steps(steps: Vec<(u32, f32)>) -> Result<Self> {
+        let dial = Self::Steps(steps);
+        dial.check()?;
+        Ok(dial)
+    }
+
+    /// What [`Dial::constant`] and [`Dial::steps`] ask for; a session asks again, as the variants are public.
+    ///
+    /// # Errors
+    /// Those of the two.
+    pub fn check(&self) -> Result<()> {
+        let steps = match self {
+            Self::Constant(alpha) => return finite(*alpha),
+            Self::Steps(steps) => steps,
+        };
         if steps.is_empty() {
             return Err(Error::argument("alpha", "a step dial needs at least one step"));
         }
         if !steps.is_sorted_by(|a, b| a.0 < b.0) {
             return Err(Error::argument("alpha", "the steps of a dial must ascend"));
         }
-        steps.iter().try_for_each(|(_, alpha)| finite(*alpha))?;
-        Ok(Self::Steps(steps))
+        steps.iter().try_for_each(|(_, alpha)| finite(*alpha))
     }
 
     /// α for the token `since_origin` tokens after the start of the scope.

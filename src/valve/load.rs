@@ -73,6 +73,18 @@ impl Adapter {
         Ok(Self { path: gguf.path().to_path_buf(), pairs, ignored })
     }
 
+    /// Whether every pair has its place in a model of this shape.
+    ///
+    /// # Errors
+    /// [`Error::Adapter`] if it was read for another model.
+    pub fn check(&self, config: &Config, has_output: bool) -> Result<()> {
+        let fits = |pair: &Pair| {
+            let place = pair.site.layer.map_or(has_output, |layer| layer < config.layers);
+            place && [pair.a.cols(), pair.b.rows()] == shape(pair.site, config)
+        };
+        if self.pairs.iter().all(fits) { Ok(()) } else { Err(Error::adapter(&self.path, "read for another model")) }
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -1,0 +1,281 @@
+//! Sessions of one engine, through its public face.
+
+mod support;
+
+use cotvalve::backend::Precision;
+use cotvalve::engine::{Engine, EngineOptions, Generation, Session, Valve};
+use cotvalve::error::{Error, Result};
+use cotvalve::gguf::Gguf;
+use cotvalve::gguf::write::Writer;
+use cotvalve::map::Bytes;
+use cotvalve::model::{Config, Model};
+use cotvalve::sampler::Sampling;
+use cotvalve::tensor::TensorType;
+use cotvalve::valve::{Adapter, Dial, Scope};
+use std::path::Path;
+use support::gguf_fixture::{tiny_adapter, tiny_llama};
+
+/// Two pages of the cache, the second not full.
+const CONTEXT: usize = 100;
+
+fn parse(bytes: Vec<u8>) -> Gguf {
+    Gguf::parse(Path::new("tiny.gguf"), Bytes::from(bytes)).unwrap()
+}
+
+/// Steps of at most 8 rows.
+fn engine(sessions: usize) -> Engine {
+    let model = Model::new(parse(tiny_llama(3, TensorType::F32))).unwrap();
+    let precision = Precision::Float;
+    let options =
+        EngineOptions { threads: 2, context: CONTEXT, sessions, batch: 8, precision, ..EngineOptions::default() };
+    Engine::new(model, &options).unwrap()
+}
+
+fn attach(engine: &Engine, seed: u64) -> Valve {
+    let file = parse(tiny_adapter(seed, 4, TensorType::F32, &["blk.0.attn_q.weight", "blk.1.ffn_down.weight"]));
+    engine.attach_adapter(Adapter::read(&file, engine.model().config(), false).unwrap()).unwrap()
+}
+
+/// Ordinary tokens: none ends a generation.
+fn text(n: usize, seed: u32) -> Vec<u32> {
+    (0..n as u32).map(|i| 3 + (i * 37 + seed * 101) % 250).collect()
+}
+
+fn dial(alpha: f32) -> Dial {
+    Dial::constant(alpha).unwrap()
+}
+
+fn tokens(generation: &mut Generation<'_>) -> Result<Vec<u32>> {
+    generation.map(|event| event.map(|e| e.token)).collect()
+}
+
+fn score(session: &mut Session, prompt: &[u32]) -> Vec<u32> {
+    session.prompt(prompt).unwrap();
+    let mut last = Vec::new();
+    session
+        .score(|_, logits| {
+            last = logits.iter().map(|l| l.to_bits()).collect();
+            Ok(())
+        })
+        .unwrap();
+    last
+}
+
+#[test]
+fn sessions_advanced_together_say_what_they_say_alone() {
+    let engine = engine(3);
+    let valve = attach(&engine, 1);
+    let cases = [(text(5, 1), 0.0), (text(63, 2), 0.7), (text(30, 3), -1.5)];
+    let open = |(prompt, alpha): &(Vec<u32>, f32)| {
+        let mut session = engine.session();
+        session.set(&valve, dial(*alpha), Scope::All).unwrap();
+        session.prompt(prompt).unwrap();
+        session
+    };
+    let alone: Vec<_> =
+        cases.iter().map(|c| tokens(&mut open(c).generate(&Sampling::default(), 12).unwrap())).collect();
+    let mut sessions: Vec<Session> = cases.iter().map(open).collect();
+    let start = |s| Session::generate(s, &Sampling::default(), 12).unwrap();
+    let mut generations: Vec<_> = sessions.iter_mut().map(start).collect();
+    let mut together = vec![Vec::new(); cases.len()];
+    // More rounds than tokens: what is over stays over.
+    for _ in 0..15 {
+        engine.advance(&mut generations).unwrap();
+        for (generation, out) in generations.iter_mut().zip(&mut together) {
+            out.extend(generation.next().map(|event| event.unwrap().token));
+        }
+    }
+    for (together, alone) in together.iter().zip(&alone) {
+        assert_eq!(together, alone.as_ref().unwrap());
+    }
+}
+
+#[test]
+fn a_full_context_fails_alone() {
+    let engine = engine(2);
+    let (mut full, mut other) = (engine.session(), engine.session());
+    full.prompt(&text(CONTEXT, 1)).unwrap();
+    other.prompt(&text(4, 2)).unwrap();
+    let mut full_answer = full.generate(&Sampling::greedy(), 50).unwrap();
+    let mut other_answer = other.generate(&Sampling::default(), 20).unwrap();
+    engine.advance([&mut full_answer, &mut other_answer]).unwrap();
+    let last = full_answer.next().unwrap().unwrap();
+    assert!(last.stop.is_none(), "the tiny model must not end here");
+    other_answer.next().unwrap().unwrap();
+    engine.advance([&mut full_answer, &mut other_answer]).unwrap();
+    other_answer.next().unwrap().unwrap();
+    let error = full_answer.next().unwrap().unwrap_err();
+    assert!(matches!(error, Error::ContextFull { needed, capacity } if needed == 101 && capacity == 100), "{error}");
+    assert!(full_answer.next().is_none());
+    assert!(tokens(&mut other_answer).is_ok());
+    drop((full_answer, other_answer));
+    assert_eq!(full.tokens().len(), CONTEXT + 1);
+    full.prompt(&text(4, 3)).unwrap();
+    assert!(full.generate(&Sampling::greedy(), 1).unwrap().next().unwrap().is_ok());
+}
+
+#[test]
+fn a_session_beyond_those_that_fit_fails_alone() {
+    let engine = engine(1);
+    let (mut first, mut second) = (engine.session(), engine.session());
+    first.prompt(&text(90, 1)).unwrap();
+    second.prompt(&text(90, 2)).unwrap();
+    let mut first_answer = first.generate(&Sampling::greedy(), 1).unwrap();
+    let mut second_answer = second.generate(&Sampling::greedy(), 1).unwrap();
+    engine.advance([&mut first_answer, &mut second_answer]).unwrap();
+    assert!(first_answer.next().unwrap().is_ok());
+    assert!(matches!(second_answer.next().unwrap(), Err(Error::ContextFull { .. })));
+    drop((first_answer, second_answer));
+    drop(first);
+    // The pages of the closed session are free now.
+    assert!(second.generate(&Sampling::greedy(), 1).unwrap().next().unwrap().is_ok());
+}
+
+#[test]
+fn a_cancelled_generation_stops_alone() {
+    let engine = engine(2);
+    let (mut cancelled, mut other) = (engine.session(), engine.session());
+    let prompt = text(60, 1);
+    cancelled.prompt(&prompt).unwrap();
+    other.prompt(&text(3, 2)).unwrap();
+    let (handle, watched) = (cancelled.cancel_handle(), attach(&engine, 1));
+    let mut answer = cancelled.generate(&Sampling::greedy(), 5).unwrap();
+    let mut beside = other.generate(&Sampling::default(), 5).unwrap();
+    handle.cancel();
+    engine.advance([&mut answer, &mut beside]).unwrap();
+    assert!(beside.next().unwrap().is_ok());
+    assert!(answer.session().openings(&watched).len() < prompt.len(), "no more of the prompt than a step");
+    assert!(matches!(answer.next().unwrap(), Err(Error::Cancelled)));
+    assert!(answer.next().is_none());
+    assert!(tokens(&mut beside).is_ok());
+    drop((answer, beside));
+    assert_eq!(cancelled.tokens(), prompt, "nothing was drawn");
+    assert!(cancelled.generate(&Sampling::greedy(), 1).unwrap().next().unwrap().is_ok(), "the next one runs");
+}
+
+#[test]
+fn a_turn_in_mid_answer_is_on_record() {
+    let engine = engine(1);
+    let valve = attach(&engine, 1);
+    let mut session = engine.session();
+    session.set(&valve, dial(0.25), Scope::Generation).unwrap();
+    session.prompt(&text(4, 1)).unwrap();
+    let mut generation = session.generate(&Sampling::default(), 6).unwrap();
+    generation.by_ref().take(3).for_each(|event| drop(event.unwrap()));
+    generation.set(&valve, dial(-0.5), Scope::Generation).unwrap();
+    generation.by_ref().for_each(|event| drop(event.unwrap()));
+    drop(generation);
+    assert_eq!(session.openings(&valve), [0.0, 0.0, 0.0, 0.0, 0.25, 0.25, -0.5, -0.5, -0.5]);
+}
+
+#[test]
+fn a_kept_prefix_gives_the_bits_of_a_fresh_session() {
+    let engine = engine(2);
+    let valve = attach(&engine, 1);
+    let mut kept = engine.session();
+    for (n, alpha) in [(70, 0.5), (64, 0.5), (65, 0.5), (CONTEXT, 0.5), (80, 0.0), (1, 0.0)] {
+        kept.set(&valve, dial(alpha), Scope::All).unwrap();
+        let mut prompt = text(n, 1);
+        *prompt.last_mut().unwrap() = 7;
+        let mut fresh = engine.session();
+        fresh.set(&valve, dial(alpha), Scope::All).unwrap();
+        assert_eq!(score(&mut kept, &prompt), score(&mut fresh, &prompt), "{n} tokens at {alpha}");
+    }
+}
+
+#[test]
+fn what_a_dropped_generation_left_is_not_the_next_ones() {
+    let engine = engine(1);
+    let mut session = engine.session();
+    session.prompt(&text(4, 1)).unwrap();
+    let mut dropped = session.generate(&Sampling::greedy(), 5).unwrap();
+    engine.advance([&mut dropped]).unwrap();
+    drop(dropped);
+    let before = session.tokens();
+    let event = session.generate(&Sampling::greedy(), 1).unwrap().next().unwrap().unwrap();
+    assert_eq!(session.tokens(), [&before[..], &[event.token]].concat(), "it was drawn after the timeline");
+}
+
+#[test]
+fn scoring_may_use_the_engine() {
+    let engine = engine(2);
+    let (mut session, mut other) = (engine.session(), engine.session());
+    session.prompt(&text(3, 1)).unwrap();
+    let mut seen = Vec::new();
+    session
+        .score(|position, _| {
+            seen.push(position);
+            other.prompt(&text(2, 2)).map(drop)
+        })
+        .unwrap();
+    assert_eq!(seen, [0, 1, 2]);
+}
+
+#[test]
+fn what_is_of_another_engine_is_refused() {
+    let (engine, stranger) = (engine(1), engine(1));
+    let valve = attach(&stranger, 1);
+    let mut session = engine.session();
+    let error = session.set(&valve, dial(1.0), Scope::All).unwrap_err();
+    assert_eq!(error.to_string(), "valve: it is attached to another engine");
+    assert!(session.openings(&valve).is_empty());
+    attach(&engine, 1);
+    assert!(session.set(&valve, dial(1.0), Scope::All).is_err(), "the same file in the same slot is not the same");
+    session.prompt(&text(2, 1)).unwrap();
+    let mut generation = session.generate(&Sampling::greedy(), 1).unwrap();
+    assert!(matches!(stranger.advance([&mut generation]), Err(Error::Argument { name: "generations", .. })));
+}
+
+#[test]
+fn an_adapter_read_for_another_model_is_refused() {
+    let engine = engine(1);
+    let mut config = engine.model().config().clone();
+    config.layers = 5;
+    let file = parse(tiny_adapter(1, 4, TensorType::F32, &["blk.4.attn_q.weight"]));
+    let error = engine.attach_adapter(Adapter::read(&file, &config, false).unwrap()).err().unwrap();
+    assert!(matches!(error, Error::Adapter { .. }), "{error}");
+    assert!(engine.adapters().is_empty());
+}
+
+#[test]
+fn a_dial_that_was_not_checked_is_refused() {
+    let engine = engine(1);
+    let valve = attach(&engine, 1);
+    let mut session = engine.session();
+    let bad = [Dial::Constant(f32::NAN), Dial::Steps(vec![(0, f32::INFINITY)]), Dial::Steps(vec![(5, 1.0), (2, 0.0)])];
+    for dial in bad {
+        assert!(matches!(session.set(&valve, dial, Scope::All), Err(Error::Argument { name: "alpha", .. })));
+    }
+}
+
+#[test]
+fn everything_lives_as_long_as_its_last_handle() {
+    let engine = engine(1);
+    let (model, valve) = (engine.model().clone(), attach(&engine, 1));
+    let mut session = engine.session();
+    drop((engine, model));
+    session.set(&valve, dial(0.5), Scope::All).unwrap();
+    session.prompt(&text(3, 1)).unwrap();
+    assert!(session.generate(&Sampling::greedy(), 1).unwrap().next().unwrap().is_ok());
+    drop(session);
+    assert_eq!(valve.adapter().pairs().len(), 2);
+}
+
+#[test]
+fn a_rope_factor_needs_no_type() {
+    let factor = |key: &str, ty: Option<&str>| {
+        let mut writer = Writer::new();
+        let file = parse(tiny_llama(3, TensorType::F32));
+        file.metadata().iter().for_each(|(key, value)| writer.set(key, value.clone()).unwrap());
+        writer.set(key, 4.0f32).unwrap();
+        ty.into_iter().for_each(|ty| writer.set("llama.rope.scaling.type", ty).unwrap());
+        for t in file.tensors() {
+            writer.tensor(&t.name, t.ty.id, &t.dims, t.data.to_vec()).unwrap();
+        }
+        1.0 / Config::read(&parse(writer.to_bytes().unwrap())).unwrap().rope.inv_freq[0]
+    };
+    assert_eq!(factor("llama.rope.scaling.factor", None), 4.0);
+    assert_eq!(factor("llama.rope.scale_linear", None), 4.0);
+    assert_eq!(factor("llama.rope.scaling.factor", Some("linear")), 4.0);
+    assert_eq!(factor("llama.rope.scaling.factor", Some("none")), 1.0);
+}
