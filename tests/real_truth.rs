@@ -20,14 +20,16 @@ use std::sync::Arc;
 
 /// Positions of the f64 reference, a quarter of the fixture's: some seconds in a release build.
 const POSITIONS: usize = 128;
-/// Tokens generated after each of the 20 prompts.
+/// Tokens generated after each of the 20 prompts, without and with the adapter. The fixture has 64 for both, which
+/// `benches/peer/truth.py` compares; half of them bound this test's time.
 const GREEDY: usize = 64;
+const GREEDY_ADAPTED: usize = 32;
 /// Below this margin between llama.cpp's two best logits another engine may rightly choose differently.
 const MARGIN: f64 = 1e-3;
 
 #[derive(Deserialize)]
-struct Fixture {
-    cases: Vec<Case>,
+struct Fixture<C> {
+    cases: Vec<C>,
 }
 
 #[derive(Deserialize)]
@@ -47,7 +49,8 @@ struct Row {
 }
 
 #[derive(Deserialize)]
-struct Greedy {
+struct GreedyCase {
+    alpha: Option<f64>,
     outputs: Vec<Answer>,
 }
 
@@ -150,7 +153,7 @@ fn the_reference_computes_what_llama_cpp_computes() {
     let Some(path) = model_path() else { return };
     let (model, adapter) = (Gguf::open(&path).unwrap(), Gguf::open(&adapter_path()).unwrap());
     let tokens: Vec<u32> = data("ids-512.json");
-    let fixture: Fixture = data("logits.json");
+    let fixture: Fixture<Case> = data("logits.json");
     for case in fixture.cases.iter().filter(|c| c.alpha.is_none_or(|alpha| alpha < 0.0 || alpha == 1.7)) {
         assert_matches(&reference_logits(&model, &adapter, case.alpha, &tokens[..POSITIONS]), case, 1e-10);
     }
@@ -182,7 +185,7 @@ fn the_engine_computes_what_llama_cpp_computes() {
     let mut session = engine.session();
     let valve = engine.attach(adapter_path()).unwrap();
     let tokens: Vec<u32> = data("ids-512.json");
-    let fixture: Fixture = data("logits.json");
+    let fixture: Fixture<Case> = data("logits.json");
     for case in &fixture.cases {
         let alpha = case.alpha.unwrap_or(0.0) as f32;
         session.set(&valve, Dial::constant(alpha).unwrap(), Scope::All).unwrap();
@@ -211,30 +214,57 @@ fn the_engine_computes_what_the_reference_computes() {
     }
 }
 
-#[test]
-fn greedy_text_is_llama_cpps() {
-    let Some(path) = model_path() else { return };
-    let prompts = std::fs::read_to_string(root().join("tests/data/llama-cpp/prompts.jsonl")).unwrap();
-    let prompts: Vec<Vec<u32>> = prompts.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let expected: Greedy = data("greedy.json");
-    let engine = float_engine(&path, prompts.len());
-    let mut sessions: Vec<Session> = prompts.iter().map(|_| engine.session()).collect();
-    for (session, prompt) in sessions.iter_mut().zip(&prompts) {
-        session.prompt(prompt).unwrap();
-    }
-    let start = |session| Session::generate(session, &Sampling::greedy(), GREEDY).unwrap();
+/// What each session draws greedily after its prompt, all side by side; ours stop at the end of an answer.
+fn greedy_ids(engine: &Engine, sessions: &mut [Session], limit: usize) -> Vec<Vec<u32>> {
+    let start = |session| Session::generate(session, &Sampling::greedy(), limit).unwrap();
     let mut generations: Vec<Generation> = sessions.iter_mut().map(start).collect();
-    let mut ids = vec![Vec::new(); prompts.len()];
-    for _ in 0..GREEDY {
+    let mut ids = vec![Vec::new(); generations.len()];
+    for _ in 0..limit {
         engine.advance(generations.iter_mut()).unwrap();
         for (generation, ids) in generations.iter_mut().zip(&mut ids) {
             ids.extend(generation.next().map(|event| event.unwrap().token));
         }
     }
-    for (i, (ours, theirs)) in ids.iter().zip(&expected.outputs).enumerate() {
-        let sure = theirs.margins.iter().position(|m| *m < MARGIN).unwrap_or(GREEDY);
-        // Ours stop at the end of an answer, theirs go on.
+    ids
+}
+
+/// Compares with the fixture up to llama.cpp's first small margin, or to the end of our answer. `base` has llama.cpp's
+/// ids without adapter: at an opening most answers must leave them within what is compared, or no dial was tested.
+fn assert_greedy(ids: &[Vec<u32>], case: &GreedyCase, base: &GreedyCase, limit: usize) {
+    assert_eq!(ids.len(), case.outputs.len());
+    let (mut total, mut apart) = (0, 0);
+    for (i, (ours, theirs)) in ids.iter().zip(&case.outputs).enumerate() {
+        let sure = theirs.margins.iter().take(limit).position(|m| *m < MARGIN).unwrap_or(limit);
         let compared = sure.min(ours.len());
-        assert!(compared > 0 && ours[..compared] == theirs.ids[..compared], "prompt {i}: {ours:?}");
+        let same = compared > 0 && ours[..compared] == theirs.ids[..compared];
+        assert!(same, "α {:?}, prompt {i}: {ours:?} is not {:?}", case.alpha, &theirs.ids[..sure]);
+        total += compared;
+        apart += usize::from(ours[..compared] != base.outputs[i].ids[..compared]);
+    }
+    println!("α {:?}: {total} of {} ids compared, {apart} answers leave the base's", case.alpha, limit * ids.len());
+    assert!(total * 2 > limit * ids.len(), "α {:?}: only {total} ids compared", case.alpha);
+    assert_eq!(apart > ids.len() / 2, case.alpha.is_some(), "α {:?}: {apart} answers leave the base's", case.alpha);
+}
+
+#[test]
+fn greedy_text_is_llama_cpps() {
+    let Some(path) = model_path() else { return };
+    let prompts = std::fs::read_to_string(root().join("tests/data/llama-cpp/prompts.jsonl")).unwrap();
+    let prompts: Vec<Vec<u32>> = prompts.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let fixture: Fixture<GreedyCase> = data("greedy.json");
+    let alphas: Vec<Option<f64>> = fixture.cases.iter().map(|c| c.alpha).collect();
+    assert_eq!(alphas, [None, Some(-0.5), Some(0.3), Some(1.0), Some(1.7)]);
+    let engine = float_engine(&path, prompts.len());
+    let valve = engine.attach(adapter_path()).unwrap();
+    let mut sessions: Vec<Session> = prompts.iter().map(|_| engine.session()).collect();
+    for case in &fixture.cases {
+        let limit = if case.alpha.is_some() { GREEDY_ADAPTED } else { GREEDY };
+        for (session, prompt) in sessions.iter_mut().zip(&prompts) {
+            let dial = Dial::constant(case.alpha.unwrap_or(0.0) as f32).unwrap();
+            session.set(&valve, dial, Scope::All);
+            assert_eq!(session.prompt(prompt).unwrap(), 0, "a cache of another opening was kept");
+        }
+        let ids = greedy_ids(&engine, &mut sessions, limit);
+        assert_greedy(&ids, case, &fixture.cases[0], limit);
     }
 }

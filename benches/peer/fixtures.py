@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes tests/data/llama-cpp: what llama.cpp computes from F32 weights, small enough to commit.
 
-    fixtures.py --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter smollm2-valve-mix.gguf
+    fixtures.py --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter smollm2-valve-mix.gguf [--only ids|logits|greedy]
 """
 import argparse
 import hashlib
@@ -17,6 +17,8 @@ ALPHAS = [None, -0.5, 0.0, 0.3, 1.0, 1.7]
 POSITIONS = list(range(7, 512, 8))
 TOP, SPREAD = 16, 16
 N_GREEDY = 64
+# An adapter at 0 is no adapter: llama.cpp leaves it out, so a case of its own would repeat the first.
+GREEDY_ALPHAS = [alpha for alpha in ALPHAS if alpha != 0.0]
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 
 
@@ -48,11 +50,14 @@ def digits(values, n=7):
     return [float(f"{v:.{n}g}") for v in values]
 
 
-def case(model, adapter, alpha, out):
+def lora(adapter, alpha):
+    return [] if alpha is None else ["--lora", f"{adapter}={alpha}"]
+
+
+def logits_case(model, adapter, alpha, out):
     """One case: the top id and its margin everywhere; at POSITIONS the logits of 32 ids and the log-sum-exp."""
-    lora = [] if alpha is None else ["--lora", f"{adapter}={alpha}"]
     ids = peer.DATA / "llama-cpp" / "ids-512.json"
-    peer.run_peer("logits", "-m", model, *peer.TRUTH, "--ids", ids, "--out", out, *lora)
+    peer.run_peer("logits", "-m", model, *peer.TRUTH, "--ids", ids, "--out", out, *lora(adapter, alpha))
     logits = np.load(out, mmap_mode="r")
     spread = np.linspace(0, logits.shape[1] - 1, SPREAD).astype(int)
     top1, margin, rows = [], [], []
@@ -69,29 +74,39 @@ def case(model, adapter, alpha, out):
     return {"alpha": alpha, "top1": top1, "margin": digits(margin, 4), "rows": rows}
 
 
-def greedy(model, folder):
-    lines = peer.run_peer("greedy", "-m", model, *peer.TRUTH, "--prompts", folder / "prompts.jsonl", "-n", N_GREEDY)
+def greedy_case(model, adapter, alpha, folder):
+    """One case: after each prompt N_GREEDY ids, with or without an end of text among them, and their margins."""
+    lines = peer.run_peer("greedy", "-m", model, *peer.TRUTH, "--prompts", folder / "prompts.jsonl", "-n", N_GREEDY,
+                          *lora(adapter, alpha))
     rows = [json.loads(line) for line in lines.splitlines()]
-    return [{"ids": r["ids"], "margins": digits(r["margins"], 4)} for r in rows]
+    return {"alpha": alpha, "outputs": [{"ids": r["ids"], "margins": digits(r["margins"], 4)} for r in rows]}
+
+
+def write_cases(path, facts, cases):
+    lines = ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases)
+    path.write_text('{"facts": %s,\n"cases": [\n%s\n]}\n' % (json.dumps(facts), lines))
 
 
 def main():
-    args = argparse.ArgumentParser(description=__doc__)
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--model", required=True, type=Path)
     args.add_argument("--adapter", required=True, type=Path)
+    args.add_argument("--only", choices=["ids", "logits", "greedy"], help="write one part, leave the others")
     args = args.parse_args()
     folder = peer.DATA / "llama-cpp"
     model, adapter = peer.float_model(args.model, "q4_1"), peer.float_adapter(args.adapter)
-    write_ids(model, folder)
     facts = {"llama_cpp": peer.version(), "model": args.model.name, "model_sha256": sha256(args.model),
              "adapter": args.adapter.name, "adapter_sha256": sha256(args.adapter), "weights": "dequantized to F32",
              "flash_attention": False, "kv": "f32"}
-    with tempfile.TemporaryDirectory() as scratch:
-        cases = [case(model, adapter, alpha, f"{scratch}/logits.npy") for alpha in ALPHAS]
-    lines = ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases)
-    (folder / "logits.json").write_text('{"facts": %s,\n"cases": [\n%s\n]}\n' % (json.dumps(facts), lines))
-    lines = ",\n".join(json.dumps(c, separators=(",", ":")) for c in greedy(model, folder))
-    (folder / "greedy.json").write_text('{"facts": %s,\n"outputs": [\n%s\n]}\n' % (json.dumps(facts), lines))
+    if args.only in (None, "ids"):
+        write_ids(model, folder)
+    if args.only in (None, "logits"):
+        with tempfile.TemporaryDirectory() as scratch:
+            cases = [logits_case(model, adapter, alpha, f"{scratch}/logits.npy") for alpha in ALPHAS]
+        write_cases(folder / "logits.json", facts, cases)
+    if args.only in (None, "greedy"):
+        cases = [greedy_case(model, adapter, alpha, folder) for alpha in GREEDY_ALPHAS]
+        write_cases(folder / "greedy.json", facts, cases)
 
 
 if __name__ == "__main__":

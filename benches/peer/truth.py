@@ -5,7 +5,7 @@
              [--only float|greedy|quantized]
 
 float      our Float precision against llama.cpp on the same weights as F32: without adapter, and at five openings
-greedy     64 ids on 20 prompts against the committed greedy.json,
+greedy     64 ids on 20 prompts against the committed greedy.json, without adapter and at four openings,
            equal up to the first place where llama.cpp's margin is below 1e-3
 quantized  our Int8 precision and llama.cpp's own, each against F32 weights: ours may err 1.1 times as much
 Exits with 1 if a bound is broken.
@@ -83,25 +83,31 @@ def check_float(args, scratch):
     return good
 
 
-def valve_choices(args, prompt, chosen, scratch):
+def valve_choices(args, alpha, prompt, chosen, scratch):
     """The id we would choose before each of `chosen`, given all that precede it."""
     (scratch / "ids.json").write_text(json.dumps(prompt + chosen))
-    logits = valve_logits(args.valve, args.model, scratch / "valve.npy", "float", "f32", ids=scratch / "ids.json")
+    logits = valve_logits(args.valve, args.model, scratch / "valve.npy", "float", "f32", args.adapter, alpha,
+                          scratch / "ids.json")
     return logits[len(prompt) - 1:-1].argmax(axis=1).tolist()
 
 
 def check_greedy(args, scratch):
     """As long as our choices after llama.cpp's ids are its choices, ours would have been the same greedy ids."""
     folder = peer.DATA / "llama-cpp"
-    prompts = (folder / "prompts.jsonl").read_text().splitlines()
-    outputs = json.loads((folder / "greedy.json").read_text())["outputs"]
+    prompts = [json.loads(line) for line in (folder / "prompts.jsonl").read_text().splitlines()]
+    cases = json.loads((folder / "greedy.json").read_text())["cases"]
     good = True
-    for i, (prompt, theirs) in enumerate(zip(prompts, outputs)):
-        ours = valve_choices(args, json.loads(prompt), theirs["ids"], scratch)
-        close = next((k for k, m in enumerate(theirs["margins"]) if m < GREEDY_MARGIN), len(ours))
-        same = next((k for k, (a, b) in enumerate(zip(ours, theirs["ids"])) if a != b), len(ours))
-        good &= same >= close
-        print(f"greedy, prompt {i}: equal for {same} of {len(ours)}, must be for {close}", flush=True)
+    for case in cases:
+        alpha, total = case["alpha"], [0, 0, 0]
+        for i, (prompt, theirs) in enumerate(zip(prompts, case["outputs"], strict=True)):
+            ours = valve_choices(args, alpha, prompt, theirs["ids"], scratch)
+            close = next((k for k, m in enumerate(theirs["margins"]) if m < GREEDY_MARGIN), len(ours))
+            same = next((k for k, (a, b) in enumerate(zip(ours, theirs["ids"])) if a != b), len(ours))
+            if same < close:
+                print(f"greedy, α {alpha}, prompt {i}: equal for {same}, must be for {close}", flush=True)
+            good &= same >= close
+            total = [sum(pair) for pair in zip(total, (same, close, len(ours)))]
+        print(f"greedy, α {alpha}: equal for {total[0]} of {total[2]} ids, must be for {total[1]}", flush=True)
     return good
 
 
