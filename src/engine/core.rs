@@ -19,6 +19,8 @@ pub(super) struct Core {
     adapters: Vec<Arc<Adapter>>,
     plan: Plan,
     logits: Vec<f32>,
+    /// Which sequence is planned first: another at every step, so that none waits for ever.
+    first: usize,
     pub limits: Limits,
 }
 
@@ -90,7 +92,7 @@ impl Core {
         // Tables grow while sequences are decoded, which allocates nothing.
         let plan = Plan { pages: Vec::with_capacity(pages), ..Plan::default() };
         let (pages, logits) = (Pages::new(pages), Vec::new());
-        Self { stage, pages, sequences: Vec::new(), adapters: Vec::new(), plan, logits, limits }
+        Self { stage, pages, sequences: Vec::new(), adapters: Vec::new(), plan, logits, first: 0, limits }
     }
 
     /// Attaches an adapter and returns its slot. What is computed stays, with the new slot closed.
@@ -140,7 +142,12 @@ impl Core {
     /// Adds a token that was not drawn.
     pub fn append(&mut self, id: SequenceId, token: u32) -> Result<()> {
         self.check_token(token)?;
-        self.sequence(id).tokens.push(token);
+        let context = self.limits.context;
+        let sequence = self.sequence(id);
+        if sequence.tokens.len() >= context {
+            return Err(Error::ContextFull { needed: sequence.tokens.len() + 1, capacity: context });
+        }
+        sequence.tokens.push(token);
         Ok(())
     }
 
@@ -182,9 +189,11 @@ impl Core {
     pub fn step(&mut self) -> Result<()> {
         self.plan.clear();
         let mut room = self.limits.rows;
+        let count = self.sequences.len();
+        self.first = (self.first + 1) % count.max(1);
         for prompts in [false, true] {
-            for (id, slot) in self.sequences.iter_mut().enumerate() {
-                let Some(s) = slot.as_mut().filter(|s| s.wanted && (s.pending() > 1) == prompts) else { continue };
+            for id in (self.first..count).chain(0..self.first) {
+                let Some(s) = self.sequences[id].as_mut().filter(|s| s.wanted && (s.pending() > 1) == prompts) else { continue };
                 if self.plan.outputs.len() == self.limits.outputs {
                     break;
                 }
@@ -192,7 +201,7 @@ impl Core {
                 if rows == 0 {
                     continue;
                 }
-                let ready = if s.cancel.is_set() {
+                let ready = if s.cancel.take() {
                     Err(Error::Cancelled)
                 } else {
                     room_for(&self.limits, &mut self.pages, s, rows)
@@ -211,10 +220,9 @@ impl Core {
         if self.plan.owners.is_empty() {
             return Ok(());
         }
-        if let Err(error) = self.run() {
-            self.plan.owners.iter().for_each(|id| self.sequences[*id].iter_mut().for_each(|s| s.wanted = false));
-            return Err(error);
-        }
+        // A step that fails, or panics, is not tried again unasked.
+        self.plan.owners.iter().for_each(|id| self.sequences[*id].iter_mut().for_each(|s| s.wanted = false));
+        self.run()?;
         self.commit();
         Ok(())
     }
@@ -238,10 +246,10 @@ impl Core {
             let rows = span.rows.start as usize..span.rows.end as usize;
             s.used.extend_from_slice(&self.plan.openings[rows.start * slots..rows.end * slots]);
             s.computed += rows.len();
-            if s.pending() > 0 {
+            s.wanted = s.pending() > 0;
+            if s.wanted {
                 continue;
             }
-            s.wanted = false;
             if let (Some(logits), Some(sampler)) = (logits.next(), s.sampler.as_mut()) {
                 let token = sampler.next(logits);
                 s.tokens.push(token);

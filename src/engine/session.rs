@@ -14,17 +14,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
-    /// The running generation ends with [`Error::Cancelled`] before its next step, in mid-prompt too.
+    /// The running generation, or else the next, ends with [`Error::Cancelled`] before its next step, in
+    /// mid-prompt too.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    /// Takes back a cancellation that no generation has ended by yet.
+    pub fn clear(&self) {
+        self.0.store(false, Ordering::Relaxed);
     }
 
-    fn reset(&self) {
-        self.0.store(false, Ordering::Relaxed);
+    /// Whether a cancellation waits; it then does no more.
+    pub(super) fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -84,12 +87,11 @@ impl Session {
         let sampler = Sampler::new(sampling.clone(), core.limits.vocab)?;
         let sequence = core.sequence(self.id);
         if sequence.pending() == 0 {
-            return Err(Error::argument("prompt", "set one before generating"));
+            return Err(Error::argument("prompt", "everything is computed already; set a prompt before generating"));
         }
         sequence.forget();
         sequence.sampler = Some(sampler);
         drop(core);
-        self.cancel.reset();
         Ok(Generation { session: self, left: limit, done: false, decoder: Decoder::new() })
     }
 
@@ -100,7 +102,6 @@ impl Session {
     /// [`Error::Argument`] for a token outside the vocabulary, [`Error::ContextFull`], [`Error::Cancelled`] or a
     /// device's error.
     pub fn extend(&mut self, tokens: &[u32]) -> Result<()> {
-        self.cancel.reset();
         let mut core = self.engine.lock();
         core.finish(self.id)?;
         for token in tokens {
