@@ -39,7 +39,7 @@ struct Conversation {
 impl Chat {
     pub fn run(self) -> Result<()> {
         let mut loaded = self.model.load()?;
-        let (text, stats) = (String::new(), String::new());
+        let (text, stats) = (String::new(), "no answer yet".into());
         let mut conversation = Conversation { session: loaded.session()?, messages: Vec::new(), text, stats };
         conversation.reset(&self);
         let cancel = conversation.session.cancel_handle();
@@ -101,10 +101,7 @@ impl Chat {
         let prompt = conversation.encode(&rendered, model)?;
         conversation.text.clear();
         let cached = conversation.session.prompt(&prompt)?;
-        let limit = self.sampling.limit(prompt.len(), loaded.engine.context());
-        if limit == 0 {
-            return Err(Error::ContextFull { needed: prompt.len() + 1, capacity: loaded.engine.context() });
-        }
+        let limit = self.sampling.limit(prompt.len(), loaded.engine.context())?;
         let (mut answer, mut tokens, mut first) = (String::new(), 0, None);
         let (mut stop, mut last) = (None, 0);
         for event in conversation.session.generate(&self.sampling.sampling(), limit)? {

@@ -6,7 +6,7 @@ use cotvalve::chat::Message;
 use cotvalve::engine::{Session, Stop};
 use cotvalve::error::{Error, Result};
 use serde_json::{Value, json};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,8 @@ struct Answer {
     text: String,
     ids: Vec<u32>,
     stop: &'static str,
+    /// The one that was used, though none may have been given.
+    seed: u64,
     cached: usize,
     prompt: Duration,
     generation: Duration,
@@ -60,8 +62,7 @@ impl Run {
         let mut session = loaded.session()?;
         let answer = self.generate(&mut session, &prompt, loaded.engine.context())?;
         if self.json {
-            let report = report(&answer, &prompt, &loaded, &session, load, self.sampling.sampling().seed);
-            println!("{report:#}");
+            super::print(&format!("{:#}\n", report(&answer, &prompt, &loaded, &session, load)))?;
         }
         Ok(())
     }
@@ -86,16 +87,18 @@ impl Run {
         super::on_interrupt(move || cancel.cancel());
         let started = Instant::now();
         let cached = session.prompt(prompt)?;
-        let limit = self.sampling.limit(prompt.len(), context);
+        let limit = self.sampling.limit(prompt.len(), context)?;
+        let sampling = self.sampling.sampling();
         let mut answer = Answer {
             text: String::new(),
             ids: Vec::new(),
             stop: "limit",
+            seed: sampling.seed,
             cached,
             prompt: Duration::ZERO,
             generation: Duration::ZERO,
         };
-        for event in session.generate(&self.sampling.sampling(), limit)? {
+        for event in session.generate(&sampling, limit)? {
             if answer.ids.is_empty() {
                 answer.prompt = started.elapsed();
             }
@@ -119,12 +122,11 @@ impl Run {
         if !self.json {
             super::print("\n")?;
         }
-        std::io::stdout().flush().ok();
         Ok(answer)
     }
 }
 
-fn report(answer: &Answer, prompt: &[u32], loaded: &Loaded, session: &Session, load: Duration, seed: u64) -> Value {
+fn report(answer: &Answer, prompt: &[u32], loaded: &Loaded, session: &Session, load: Duration) -> Value {
     let ms = |d: Duration| d.as_secs_f64() * 1e3;
     let rate = |n: usize, d: Duration| if d.is_zero() { 0.0 } else { n as f64 / d.as_secs_f64() };
     let computed = prompt.len() - answer.cached;
@@ -138,7 +140,7 @@ fn report(answer: &Answer, prompt: &[u32], loaded: &Loaded, session: &Session, l
         "ids": answer.ids,
         "stop": answer.stop,
         "model": loaded.engine.model().path().display().to_string(),
-        "seed": seed,
+        "seed": answer.seed,
         "counts": { "prompt": prompt.len(), "cached": answer.cached, "generated": answer.ids.len() },
         "timings": {
             "load_ms": ms(load),
@@ -154,5 +156,5 @@ fn report(answer: &Answer, prompt: &[u32], loaded: &Loaded, session: &Session, l
 /// `[{"alpha": α, "tokens": n}, ...]`: how long each opening held, in order.
 fn runs(openings: &[f32]) -> Vec<Value> {
     let chunks = openings.chunk_by(|a, b| a == b);
-    chunks.map(|run| json!({ "alpha": run[0], "tokens": run.len() })).collect()
+    chunks.map(|run| json!({ "alpha": super::inspect::float(run[0]), "tokens": run.len() })).collect()
 }
