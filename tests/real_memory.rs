@@ -73,7 +73,7 @@ fn an_answer_takes_the_file_the_cache_and_little_more() {
     let mut child = start(&["run", "-m", &path, "--raw", "-n", "64", "--temp", "0", "-p", "Once upon a time"]);
     let mut last = None;
     // The text comes token by token, so the last sample is at most a token old.
-    for byte in child.stdout.take().unwrap().bytes() {
+    for byte in BufReader::new(child.stdout.take().unwrap()).bytes() {
         byte.unwrap();
         last = peak(child.id()).or(last);
     }
