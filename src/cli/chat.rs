@@ -39,17 +39,20 @@ struct Conversation {
 impl Chat {
     pub fn run(self) -> Result<()> {
         let mut loaded = self.model.load()?;
-        let (text, stats) = (String::new(), String::new());
+        let (text, stats) = (String::new(), "no answer yet".into());
         let mut conversation = Conversation { session: loaded.session()?, messages: Vec::new(), text, stats };
         conversation.reset(&self);
         let cancel = conversation.session.cancel_handle();
-        super::on_interrupt(move || cancel.cancel());
+        let stop = cancel.clone();
+        super::on_interrupt(move || stop.cancel());
         eprintln!("{} · alpha {} · /help", loaded.engine.model().path().display(), describe(&loaded));
         let mut lines = std::io::stdin().lock().lines();
         loop {
             if std::io::stdin().is_terminal() {
                 eprint!("> ");
             }
+            // One that came too late for the last answer is not meant for the next.
+            cancel.clear();
             super::set_idle(true);
             let Some(line) = lines.next() else { return Ok(()) };
             super::set_idle(false);
@@ -101,10 +104,7 @@ impl Chat {
         let prompt = conversation.encode(&rendered, model)?;
         conversation.text.clear();
         let cached = conversation.session.prompt(&prompt)?;
-        let limit = self.sampling.limit(prompt.len(), loaded.engine.context());
-        if limit == 0 {
-            return Err(Error::ContextFull { needed: prompt.len() + 1, capacity: loaded.engine.context() });
-        }
+        let limit = self.sampling.limit(prompt.len(), loaded.engine.context())?;
         let (mut answer, mut tokens, mut first) = (String::new(), 0, None);
         let (mut stop, mut last) = (None, 0);
         for event in conversation.session.generate(&self.sampling.sampling(), limit)? {

@@ -166,7 +166,7 @@ fn head(array: &Array, most: usize) -> Vec<Json> {
 
 /// The shortest decimal that is this float, where widening to `f64` would add digits that mean nothing.
 /// JSON has no word for infinity and NaN: they become strings.
-fn float(v: f32) -> Json {
+pub(super) fn float(v: f32) -> Json {
     match v.to_string().parse::<f64>() {
         Ok(shortest) if v.is_finite() => json!(shortest),
         _ => json!(v.to_string()),

@@ -1,21 +1,22 @@
 //! `valve logits`: the logits after every token of a text, as a NumPy file.
 
 use super::options::ModelArgs;
-use clap::Args;
+use clap::{ArgGroup, Args};
 use cotvalve::error::{Error, Result};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 #[derive(Args)]
+#[command(group(ArgGroup::new("input").args(["file", "ids"]).required(true)))]
 pub struct Logits {
     #[command(flatten)]
     model: ModelArgs,
     /// Text file, tokenized without a template
-    #[arg(short, long, value_name = "TEXT", required_unless_present = "ids")]
+    #[arg(short, long, value_name = "TEXT")]
     file: Option<PathBuf>,
     /// File of token ids (a JSON array) in place of a text
-    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    #[arg(long, value_name = "FILE")]
     ids: Option<PathBuf>,
     /// Where to write: .npy, f32 [positions, vocab]
     #[arg(long, value_name = "FILE")]
@@ -25,17 +26,16 @@ pub struct Logits {
 impl Logits {
     pub fn run(self) -> Result<()> {
         let loaded = self.model.load()?;
+        let vocab = loaded.engine.model().config().vocab;
         let tokens = match (&self.file, &self.ids) {
             (Some(path), _) => loaded.engine.model().tokenizer().encode(&read(path)?, true, true)?,
-            (None, Some(path)) => serde_json::from_str(&read(path)?)
-                .map_err(|e| Error::Malformed { path: path.clone(), what: format!("not a JSON array of ids: {e}") })?,
+            (None, Some(path)) => read_ids(path, vocab)?,
             (None, None) => Vec::new(),
         };
         let io = |source| Error::Io { path: self.out.clone(), source };
         let mut session = loaded.session()?;
         session.prompt(&tokens)?;
         let mut out = BufWriter::new(File::create(&self.out).map_err(io)?);
-        let vocab = loaded.engine.model().config().vocab;
         out.write_all(&npy_header(tokens.len(), vocab)).map_err(io)?;
         session.score(|_, logits| logits.iter().try_for_each(|l| out.write_all(&l.to_le_bytes())).map_err(io))?;
         out.flush().map_err(io)
@@ -44,6 +44,20 @@ impl Logits {
 
 fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.into(), source })
+}
+
+/// The ids of a JSON file, each below `vocab`.
+fn read_ids(path: &Path, vocab: usize) -> Result<Vec<u32>> {
+    let malformed = |what| Error::Malformed { path: path.into(), what };
+    let ids: Vec<u32> =
+        serde_json::from_str(&read(path)?).map_err(|e| malformed(format!("not a JSON array of ids: {e}")))?;
+    if ids.is_empty() {
+        return Err(malformed("it holds no ids".into()));
+    }
+    match ids.iter().find(|id| **id as usize >= vocab) {
+        Some(id) => Err(malformed(format!("id {id} is not one of the model's {vocab}"))),
+        None => Ok(ids),
+    }
 }
 
 /// The header of a NumPy 1.0 file of little-endian f32 `[rows, cols]`, padded to a multiple of 64 bytes.

@@ -175,16 +175,16 @@ pub struct SamplingArgs {
     #[arg(short = 'n', long = "n-predict", value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
     limit: i64,
     /// Temperature; 0 takes the likeliest token
-    #[arg(long, value_name = "T", default_value_t = Sampling::default().temperature)]
+    #[arg(long, value_name = "T", default_value_t = Sampling::default().temperature, allow_negative_numbers = true)]
     temp: f32,
     /// Keep the K likeliest tokens; 0 keeps all
     #[arg(long, value_name = "K", default_value_t = Sampling::default().top_k)]
     top_k: usize,
     /// Keep the fewest tokens whose probabilities reach P
-    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p)]
+    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p, allow_negative_numbers = true)]
     top_p: f32,
     /// Keep tokens at least P times as likely as the likeliest
-    #[arg(long, value_name = "P", default_value_t = Sampling::default().min_p)]
+    #[arg(long, value_name = "P", default_value_t = Sampling::default().min_p, allow_negative_numbers = true)]
     min_p: f32,
     /// Same seed, same text; drawn from the clock if not given
     #[arg(short, long, value_name = "N")]
@@ -204,9 +204,15 @@ impl SamplingArgs {
     }
 
     /// Tokens that may follow `prompt` tokens in a context of `context`.
-    pub fn limit(&self, prompt: usize, context: usize) -> usize {
+    ///
+    /// # Errors
+    /// [`Error::ContextFull`] if some are wanted and there is no room for one.
+    pub fn limit(&self, prompt: usize, context: usize) -> Result<usize> {
         let room = context.saturating_sub(prompt);
-        usize::try_from(self.limit).map_or(room, |n| n.min(room))
+        if room == 0 && self.limit != 0 {
+            return Err(Error::ContextFull { needed: prompt + 1, capacity: context });
+        }
+        Ok(usize::try_from(self.limit).map_or(room, |n| n.min(room)))
     }
 }
 

@@ -5,9 +5,8 @@ use clap::Args;
 use cotvalve::chat::Message;
 use cotvalve::engine::{Session, Stop};
 use cotvalve::error::{Error, Result};
-use cotvalve::sampler::Sampling;
 use serde_json::{Value, json};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -39,6 +38,8 @@ struct Answer {
     text: String,
     ids: Vec<u32>,
     stop: &'static str,
+    /// The one that was used, though none may have been given.
+    seed: u64,
     cached: usize,
     prompt: Duration,
     generation: Duration,
@@ -59,12 +60,9 @@ impl Run {
             model.tokenizer().encode(&model.render_chat(&messages)?, true, true)?
         };
         let mut session = loaded.session()?;
-        // Once: without --seed each call takes another, and the report names the one that was used.
-        let sampling = self.sampling.sampling();
-        let answer = self.generate(&mut session, &prompt, &sampling, loaded.engine.context())?;
+        let answer = self.generate(&mut session, &prompt, loaded.engine.context())?;
         if self.json {
-            let report = report(&answer, &prompt, &loaded, &session, load, sampling.seed);
-            super::print(&format!("{report:#}\n"))?;
+            super::print(&format!("{:#}\n", report(&answer, &prompt, &loaded, &session, load)))?;
         }
         Ok(())
     }
@@ -84,21 +82,23 @@ impl Run {
         }
     }
 
-    fn generate(&self, session: &mut Session, prompt: &[u32], sampling: &Sampling, context: usize) -> Result<Answer> {
+    fn generate(&self, session: &mut Session, prompt: &[u32], context: usize) -> Result<Answer> {
         let cancel = session.cancel_handle();
         super::on_interrupt(move || cancel.cancel());
         let started = Instant::now();
         let cached = session.prompt(prompt)?;
-        let limit = self.sampling.limit(prompt.len(), context);
+        let limit = self.sampling.limit(prompt.len(), context)?;
+        let sampling = self.sampling.sampling();
         let mut answer = Answer {
             text: String::new(),
             ids: Vec::new(),
             stop: "limit",
+            seed: sampling.seed,
             cached,
             prompt: Duration::ZERO,
             generation: Duration::ZERO,
         };
-        for event in session.generate(sampling, limit)? {
+        for event in session.generate(&sampling, limit)? {
             if answer.ids.is_empty() {
                 answer.prompt = started.elapsed();
             }
@@ -122,12 +122,11 @@ impl Run {
         if !self.json {
             super::print("\n")?;
         }
-        std::io::stdout().flush().ok();
         Ok(answer)
     }
 }
 
-fn report(answer: &Answer, prompt: &[u32], loaded: &Loaded, session: &Session, load: Duration, seed: u64) -> Value {
+fn report(answer: &Answer, prompt: &[u32], loaded: &Loaded, session: &Session, load: Duration) -> Value {
     let ms = |d: Duration| d.as_secs_f64() * 1e3;
     let rate = |n: usize, d: Duration| if d.is_zero() { 0.0 } else { n as f64 / d.as_secs_f64() };
     let computed = prompt.len() - answer.cached;
@@ -141,7 +140,7 @@ fn report(answer: &Answer, prompt: &[u32], loaded: &Loaded, session: &Session, l
         "ids": answer.ids,
         "stop": answer.stop,
         "model": loaded.engine.model().path().display().to_string(),
-        "seed": seed,
+        "seed": answer.seed,
         "counts": { "prompt": prompt.len(), "cached": answer.cached, "generated": answer.ids.len() },
         "timings": {
             "load_ms": ms(load),
@@ -157,5 +156,5 @@ fn report(answer: &Answer, prompt: &[u32], loaded: &Loaded, session: &Session, l
 /// `[{"alpha": α, "tokens": n}, ...]`: how long each opening held, in order.
 fn runs(openings: &[f32]) -> Vec<Value> {
     let chunks = openings.chunk_by(|a, b| a == b);
-    chunks.map(|run| json!({ "alpha": run[0], "tokens": run.len() })).collect()
+    chunks.map(|run| json!({ "alpha": super::inspect::float(run[0]), "tokens": run.len() })).collect()
 }
