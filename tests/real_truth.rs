@@ -261,7 +261,7 @@ fn greedy_text_is_llama_cpps() {
         let limit = if case.alpha.is_some() { GREEDY_ADAPTED } else { GREEDY };
         for (session, prompt) in sessions.iter_mut().zip(&prompts) {
             let dial = Dial::constant(case.alpha.unwrap_or(0.0) as f32).unwrap();
-            session.set(&valve, dial, Scope::All);
+            session.set(&valve, dial, Scope::All).unwrap();
             assert_eq!(session.prompt(prompt).unwrap(), 0, "a cache of another opening was kept");
         }
         let ids = greedy_ids(&engine, &mut sessions, limit);

@@ -186,9 +186,9 @@ pub struct SamplingArgs {
     /// Keep tokens at least P times as likely as the likeliest
     #[arg(long, value_name = "P", default_value_t = Sampling::default().min_p, allow_negative_numbers = true)]
     min_p: f32,
-    /// Same seed, same text; drawn from the clock if not given
-    #[arg(short, long, value_name = "N")]
-    seed: Option<u64>,
+    /// Same seed, same text; -1 draws one from the clock
+    #[arg(short, long, value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
+    seed: i64,
 }
 
 impl SamplingArgs {
@@ -199,7 +199,7 @@ impl SamplingArgs {
             top_k: self.top_k,
             top_p: self.top_p,
             min_p: self.min_p,
-            seed: self.seed.unwrap_or_else(clock),
+            seed: u64::try_from(self.seed).unwrap_or_else(|_| clock()),
         }
     }
 

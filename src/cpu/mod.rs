@@ -147,7 +147,7 @@ impl Cpu {
     /// A team of `threads` threads at the machine's instruction-set level, which `COTVALVE_SIMD` may lower.
     ///
     /// # Errors
-    /// [`Error::Argument`] for zero threads or an unknown level; [`Error::Device`] if threads cannot start.
+    /// [`Error::Argument`] for zero threads, more than the system starts, or an unknown level.
     pub fn new(threads: usize, precision: Precision) -> Result<Self> {
         Self::at_level(threads, precision, Level::from_env()?)
     }
@@ -157,7 +157,8 @@ impl Cpu {
         if threads == 0 {
             return Err(Error::argument("threads", "at least one is needed"));
         }
-        let pool = Pool::new(threads).map_err(|e| Error::Device { device: "cpu".into(), what: e.to_string() })?;
+        let pool =
+            Pool::new(threads).map_err(|e| Error::argument("threads", format!("{threads} cannot be started: {e}")))?;
         let workspaces = (0..threads).map(|_| Mutex::default()).collect();
         Ok(Self {
             pool,

@@ -193,7 +193,9 @@ impl Core {
         self.first = (self.first + 1) % count.max(1);
         for prompts in [false, true] {
             for id in (self.first..count).chain(0..self.first) {
-                let Some(s) = self.sequences[id].as_mut().filter(|s| s.wanted && (s.pending() > 1) == prompts) else { continue };
+                let Some(s) = self.sequences[id].as_mut().filter(|s| s.wanted && (s.pending() > 1) == prompts) else {
+                    continue;
+                };
                 if self.plan.outputs.len() == self.limits.outputs {
                     break;
                 }
