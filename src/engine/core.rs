@@ -189,10 +189,10 @@ impl Core {
     pub fn step(&mut self) -> Result<()> {
         self.plan.clear();
         let mut room = self.limits.rows;
-        let count = self.sequences.len();
-        self.first = (self.first + 1) % count.max(1);
+        let (count, first) = (self.sequences.len(), self.first);
+        self.first = (first + 1) % count.max(1);
         for prompts in [false, true] {
-            for id in (self.first..count).chain(0..self.first) {
+            for id in (first..count).chain(0..first) {
                 let Some(s) = self.sequences[id].as_mut().filter(|s| s.wanted && (s.pending() > 1) == prompts) else {
                     continue;
                 };
