@@ -19,7 +19,7 @@ pub(super) struct Core {
     adapters: Vec<Arc<Adapter>>,
     plan: Plan,
     logits: Vec<f32>,
-    /// Which sequence is planned first: another at every step, so that none waits for ever.
+    /// Which single row is planned first: another at every step, so that none waits for ever.
     first: usize,
     pub limits: Limits,
 }
@@ -192,6 +192,8 @@ impl Core {
         let (count, first) = (self.sequences.len(), self.first);
         self.first = (first + 1) % count.max(1);
         for prompts in [false, true] {
+            // A prompt that has begun goes on before others take the pages it will need.
+            let first = if prompts { 0 } else { first };
             for id in (first..count).chain(0..first) {
                 let Some(s) = self.sequences[id].as_mut().filter(|s| s.wanted && (s.pending() > 1) == prompts) else {
                     continue;
