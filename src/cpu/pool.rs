@@ -23,6 +23,8 @@ struct Shared {
     /// The region's number in the high half, [`OPEN`] while workers may join it, and how many are inside.
     state: AtomicU64,
     job: UnsafeCell<Option<Job>>,
+    /// Workers that have come up.
+    started: AtomicUsize,
     sleeping: AtomicUsize,
     stop: AtomicBool,
     lock: Mutex<()>,
@@ -58,6 +60,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
             job: UnsafeCell::new(None),
+            started: AtomicUsize::new(0),
             sleeping: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             lock: Mutex::new(()),
@@ -69,6 +72,10 @@ impl Pool {
             let shared = pool.shared.clone();
             let name = format!("valve-{index}");
             pool.workers.push(std::thread::Builder::new().name(name).spawn(move || work(&shared, index))?);
+        }
+        // A thread's first moments allocate; they are over before any region.
+        while pool.shared.started.load(Ordering::Acquire) < pool.workers.len() {
+            std::thread::yield_now();
         }
         Ok(pool)
     }
@@ -201,6 +208,7 @@ fn pause(waited: &mut u32) {
 
 /// A worker's life: wait for a region, join it if it is still open, do its job, leave.
 fn work(shared: &Shared, index: usize) {
+    shared.started.fetch_add(1, Ordering::Release);
     let mut seen = 0;
     loop {
         let state = await_region(shared, seen);
