@@ -279,3 +279,18 @@ fn a_rope_factor_needs_no_type() {
     assert_eq!(factor("llama.rope.scaling.factor", Some("linear")), 4.0);
     assert_eq!(factor("llama.rope.scaling.factor", Some("none")), 1.0);
 }
+
+#[test]
+fn loading_says_how_far_it_is_and_stops_when_told() {
+    let model = Model::new(parse(tiny_llama(3, TensorType::F32))).unwrap();
+    let options = EngineOptions { threads: 1, context: CONTEXT, ..EngineOptions::default() };
+    let mut heard = Vec::new();
+    let all = |fraction| {
+        heard.push(fraction);
+        true
+    };
+    Engine::with_progress(model.clone(), &options, &mut { all }).unwrap();
+    assert!(heard.len() > 2 && heard.is_sorted_by(|a, b| a < b) && heard.last() == Some(&1.0), "{heard:?}");
+    let stopped = Engine::with_progress(model, &options, &mut |fraction| fraction > 0.9);
+    assert!(matches!(stopped.err(), Some(Error::Cancelled)));
+}

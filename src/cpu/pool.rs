@@ -32,6 +32,21 @@ struct Shared {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
+impl Shared {
+    fn new() -> Self {
+        Self {
+            state: AtomicU64::new(0),
+            job: UnsafeCell::new(None),
+            started: AtomicUsize::new(0),
+            sleeping: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            lock: Mutex::new(()),
+            wake: Condvar::new(),
+            panic: Mutex::new(None),
+        }
+    }
+}
+
 /// Set while the region may be joined.
 const OPEN: u64 = 1 << 31;
 /// Workers inside the region.
@@ -57,16 +72,7 @@ pub struct Pool {
 impl Pool {
     /// A team of `threads` threads, at least 1, the calling one included.
     pub fn new(threads: usize) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared {
-            state: AtomicU64::new(0),
-            job: UnsafeCell::new(None),
-            started: AtomicUsize::new(0),
-            sleeping: AtomicUsize::new(0),
-            stop: AtomicBool::new(false),
-            lock: Mutex::new(()),
-            wake: Condvar::new(),
-            panic: Mutex::new(None),
-        });
+        let shared = Arc::new(Shared::new());
         let mut pool = Self { shared, workers: Vec::new(), regions: 0 };
         for index in 1..threads.max(1) {
             let shared = pool.shared.clone();
@@ -324,15 +330,26 @@ mod tests {
 
     #[test]
     fn the_caller_does_not_wait_for_a_thread_that_does_not_come() {
+        // A worker that never looks at the regions: to wait for it would be to wait for ever.
+        let absent = std::thread::spawn(|| ());
+        let mut pool = Pool { shared: Arc::new(Shared::new()), workers: vec![absent], regions: 0 };
+        let sum = AtomicU64::new(0);
+        pool.each(100, |thread, i| {
+            assert_eq!(thread, 0);
+            sum.fetch_add(i as u64, Ordering::Relaxed);
+        });
+        assert_eq!(sum.into_inner(), 4950);
+    }
+
+    #[test]
+    fn the_caller_waits_for_a_thread_that_came() {
         let mut pool = Pool::new(2).unwrap();
-        let come = AtomicUsize::new(0);
-        for _ in 0..100_000 {
-            pool.run(&|_| {
-                come.fetch_add(1, Ordering::Relaxed);
-            });
-        }
-        // The caller runs every job; the worker those it was in time for.
-        let come = come.into_inner();
-        assert!((100_000..=200_000).contains(&come), "{come}");
+        let (come, left) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        pool.run(&|thread| {
+            meet(&come, 2);
+            std::thread::sleep(std::time::Duration::from_millis(20 * thread as u64));
+            left.fetch_add(1, Ordering::SeqCst);
+        });
+        assert_eq!(left.into_inner(), 2);
     }
 }
