@@ -1,6 +1,8 @@
 //! `valve chat`: a conversation in the terminal.
 
-use super::options::{Loaded, ModelArgs, SamplingArgs, parse_dial};
+use super::dial::parse_dial;
+use super::options::{Loaded, ModelArgs};
+use super::sampling::SamplingArgs;
 use clap::Args;
 use cotvalve::chat::Message;
 use cotvalve::engine::{Session, Stop};

@@ -2,12 +2,14 @@
 
 mod bench_serve;
 mod chat;
+mod dial;
 mod fetch;
 mod inspect;
 mod logits;
 mod options;
 mod pull;
 mod run;
+mod sampling;
 mod tokenize;
 
 use clap::{Parser, Subcommand};

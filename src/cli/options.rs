@@ -1,12 +1,12 @@
 //! Arguments that several subcommands share, and what they make.
 
+use super::dial::{parse_dial, parse_lora};
 use super::pull;
 use clap::Args;
 use cotvalve::backend::Precision;
 use cotvalve::engine::{Engine, EngineOptions, Session, Valve};
 use cotvalve::error::{Error, Result};
 use cotvalve::model::Model;
-use cotvalve::sampler::Sampling;
 use cotvalve::tensor::TensorType;
 use cotvalve::valve::{Dial, Scope};
 use std::path::PathBuf;
@@ -142,99 +142,5 @@ impl Loaded {
     /// Sets the valves' dials to where they stand now.
     pub fn turn(&self, session: &mut Session) -> Result<()> {
         self.valves.iter().try_for_each(|valve| session.set(valve, self.dial.clone(), self.scope))
-    }
-}
-
-/// `0.5`, or `0=0.2,64=0.9`: α from these tokens of the scope on.
-pub fn parse_dial(text: &str) -> Result<Dial> {
-    let bad = || Error::Argument { name: "alpha", reason: format!("{text:?} is neither a number nor TOKEN=ALPHA,...") };
-    let number = |s: &str| s.trim().parse::<f32>().map_err(|_| bad());
-    if !text.contains('=') {
-        return Dial::constant(number(text)?);
-    }
-    let step = |part: &str| {
-        let (since, alpha) = part.split_once('=').ok_or_else(bad)?;
-        Ok((since.trim().parse().map_err(|_| bad())?, number(alpha)?))
-    };
-    Dial::steps(text.split(',').map(step).collect::<Result<_>>()?)
-}
-
-/// `FILE` or `FILE:SCALE`; a colon whose tail is no number belongs to the file's name.
-fn parse_lora(text: &str) -> Result<(PathBuf, f32)> {
-    let split = text.rsplit_once(':').and_then(|(file, scale)| Some((file, scale.parse::<f32>().ok()?)));
-    let (file, scale) = split.unwrap_or((text, 1.0));
-    if !scale.is_finite() {
-        return Err(Error::Argument { name: "lora", reason: format!("the scale in {text:?} is not finite") });
-    }
-    Ok((file.into(), scale))
-}
-
-#[derive(Args)]
-pub struct SamplingArgs {
-    /// Most tokens to generate; -1 goes on until the model ends or the context is full
-    #[arg(short = 'n', long = "n-predict", value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
-    limit: i64,
-    /// Temperature; 0 takes the likeliest token
-    #[arg(long, value_name = "T", default_value_t = Sampling::default().temperature, allow_negative_numbers = true)]
-    temp: f32,
-    /// Keep the K likeliest tokens; 0 keeps all
-    #[arg(long, value_name = "K", default_value_t = Sampling::default().top_k)]
-    top_k: usize,
-    /// Keep the fewest tokens whose probabilities reach P
-    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p, allow_negative_numbers = true)]
-    top_p: f32,
-    /// Keep tokens at least P times as likely as the likeliest
-    #[arg(long, value_name = "P", default_value_t = Sampling::default().min_p, allow_negative_numbers = true)]
-    min_p: f32,
-    /// Same seed, same text; -1 draws one from the clock
-    #[arg(short, long, value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
-    seed: i64,
-}
-
-impl SamplingArgs {
-    pub fn sampling(&self) -> Sampling {
-        let clock = || std::time::UNIX_EPOCH.elapsed().map_or(0, |t| u64::from(t.subsec_nanos()) ^ t.as_secs());
-        Sampling {
-            temperature: self.temp,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            seed: u64::try_from(self.seed).unwrap_or_else(|_| clock()),
-        }
-    }
-
-    /// Tokens that may follow `prompt` tokens in a context of `context`.
-    ///
-    /// # Errors
-    /// [`Error::ContextFull`] if some are wanted and there is no room for one.
-    pub fn limit(&self, prompt: usize, context: usize) -> Result<usize> {
-        let room = context.saturating_sub(prompt);
-        if room == 0 && self.limit != 0 {
-            return Err(Error::ContextFull { needed: prompt + 1, capacity: context });
-        }
-        Ok(usize::try_from(self.limit).map_or(room, |n| n.min(room)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dials_parse() {
-        assert_eq!(parse_dial("0.5").unwrap(), Dial::Constant(0.5));
-        assert_eq!(parse_dial("-1").unwrap(), Dial::Constant(-1.0));
-        assert_eq!(parse_dial("0=0.25, 64=1").unwrap(), Dial::Steps(vec![(0, 0.25), (64, 1.0)]));
-        for bad in ["", "x", "nan", "inf", "1=", "5=0.1,2=0.3", "a=1"] {
-            assert!(parse_dial(bad).unwrap_err().to_string().starts_with("alpha: "), "{bad}");
-        }
-    }
-
-    #[test]
-    fn loras_parse() {
-        assert_eq!(parse_lora("a.gguf").unwrap(), ("a.gguf".into(), 1.0));
-        assert_eq!(parse_lora("a.gguf:0.5").unwrap(), ("a.gguf".into(), 0.5));
-        assert_eq!(parse_lora("c:/a.gguf").unwrap(), ("c:/a.gguf".into(), 1.0));
-        assert!(parse_lora("a.gguf:inf").is_err());
     }
 }

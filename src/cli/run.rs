@@ -1,6 +1,7 @@
 //! `valve run`: one prompt, one answer. The answer alone goes to standard output.
 
-use super::options::{Loaded, ModelArgs, SamplingArgs};
+use super::options::{Loaded, ModelArgs};
+use super::sampling::SamplingArgs;
 use clap::Args;
 use cotvalve::chat::Message;
 use cotvalve::engine::{Session, Stop};
