@@ -58,7 +58,7 @@ mod tests {
     fn minus_128_counts_in_full() {
         let mut block = [0x80; BYTES];
         put_scale(0.5, &mut block);
-        let (quants, scales, sums) = ([-127i8; BLOCK], [2.0], [-127 * 32]);
+        let (quants, scales, sums) = ([-127i8; BLOCK], [2.0], [[-127 * 16; 2]]);
         let x = ActRow { quants: &quants, scales: &scales, sums: &sums };
         assert_eq!(dot(&block, x), 128.0 * 127.0 * 32.0);
         let mut out = [0.0; BLOCK];
