@@ -144,8 +144,8 @@ fn five_bits(bytes: &[u8; 20]) -> [u8; BLOCK] {
     let (high, low) = bytes.split_first_chunk().expect("4 bytes");
     let high = u32::from_le_bytes(*high);
     let mut quants = nibbles(low.first_chunk().expect("16 bytes"));
-    for i in 0..BLOCK {
-        quants[i] |= ((high >> i & 1) << 4) as u8;
+    for (i, quant) in quants.iter_mut().enumerate() {
+        *quant |= ((high >> i & 1) << 4) as u8;
     }
     quants
 }
