@@ -40,9 +40,9 @@ pub struct ModelArgs {
     /// Prompt tokens computed at once
     #[arg(short, long = "batch-size", value_name = "N", default_value_t = EngineOptions::default().batch)]
     batch: usize,
-    /// Type of cached keys and values
-    #[arg(long = "cache-type", visible_alias = "kv", value_enum, default_value = "f16")]
-    kv: KvArg,
+    /// Type of cached keys and values, both the same
+    #[arg(long = "cache-type", visible_aliases = ["kv", "ctk", "ctv"], value_enum)]
+    kv: Vec<KvArg>,
     /// How weights meet activations: int8 is fast, float is the truth
     #[arg(long, value_enum, default_value = "int8")]
     precision: PrecisionArg,
@@ -58,6 +58,8 @@ enum ScopeArg {
 enum KvArg {
     F16,
     F32,
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -99,7 +101,7 @@ impl ModelArgs {
                 pulled.path
             }
         };
-        let engine = Engine::new(Model::open(path)?, &self.options())?;
+        let engine = Engine::new(Model::open(path)?, &self.options()?)?;
         let attach = |path: &PathBuf| {
             let valve = engine.attach(path)?;
             for name in valve.adapter().ignored() {
@@ -119,20 +121,31 @@ impl ModelArgs {
         Ok(loaded)
     }
 
-    fn options(&self) -> EngineOptions {
-        EngineOptions {
+    fn options(&self) -> Result<EngineOptions> {
+        Ok(EngineOptions {
             threads: self.threads,
             context: self.context,
             sessions: 1,
             batch: self.batch,
-            kv_type: match self.kv {
-                KvArg::F16 => TensorType::F16,
-                KvArg::F32 => TensorType::F32,
-            },
+            kv_type: self.kv_type()?,
             precision: match self.precision {
                 PrecisionArg::Int8 => Precision::Int8,
                 PrecisionArg::Float => Precision::Float,
             },
+        })
+    }
+
+    /// The type that -ctk and -ctv agree on.
+    fn kv_type(&self) -> Result<TensorType> {
+        let types = self.kv.iter().map(|kv| match kv {
+            KvArg::F16 => TensorType::F16,
+            KvArg::F32 => TensorType::F32,
+            KvArg::Q8_0 => TensorType::Q8_0,
+        });
+        let first = types.clone().next().unwrap_or(EngineOptions::default().kv_type);
+        if types.into_iter().any(|ty| ty != first) {
+            return Err(Error::Argument { name: "cache-type", reason: "keys and values are of one type".into() });
         }
+        Ok(first)
     }
 }

@@ -176,13 +176,7 @@ impl Pages {
     /// How many pages are held, kept and free.
     pub fn usage(&self) -> CacheUse {
         let held = |least| self.pages.iter().filter(|page| page.holders >= least).count();
-        CacheUse {
-            pages: self.pages.len(),
-            held: held(1),
-            shared: held(2),
-            cached: self.idle,
-            free: self.free.len(),
-        }
+        CacheUse { pages: self.pages.len(), held: held(1), shared: held(2), cached: self.idle, free: self.free.len() }
     }
 
     fn hash(&self, parent: Option<PageId>, block: &Block) -> u64 {

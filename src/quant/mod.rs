@@ -18,6 +18,8 @@ mod q4_0;
 mod q4_1;
 mod q8_0;
 
+pub(crate) use q8_0::encode as encode_q8_0;
+
 use crate::tensor::{Tensor, TensorType};
 use act::ActRow;
 
