@@ -24,6 +24,8 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 
+pub(crate) use q8_0::encode as encode_q8_0;
+
 use crate::tensor::{Tensor, TensorType};
 use act::ActRow;
 
