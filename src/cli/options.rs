@@ -4,7 +4,7 @@ use super::dial::{parse_dial, parse_lora};
 use super::pull;
 use clap::Args;
 use cotvalve::backend::Precision;
-use cotvalve::engine::{Engine, EngineOptions, Session, Valve};
+use cotvalve::engine::{Engine, EngineOptions, Overflow, Session, Valve};
 use cotvalve::error::{Error, Result};
 use cotvalve::model::Model;
 use cotvalve::tensor::TensorType;
@@ -37,6 +37,12 @@ pub struct ModelArgs {
     /// Context in tokens; 0 takes the model's own
     #[arg(short = 'c', long = "ctx-size", value_name = "N", default_value_t = 4096)]
     context: usize,
+    /// Go on when the context is full: forget the older half of all tokens but the kept ones
+    #[arg(long)]
+    context_shift: bool,
+    /// With --context-shift: how many tokens at the start stay; -1 keeps the prompt
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    keep: i64,
     /// Prompt tokens computed at once
     #[arg(short, long = "batch-size", value_name = "N", default_value_t = EngineOptions::default().batch)]
     batch: usize,
@@ -75,12 +81,14 @@ pub struct Loaded {
     pub valves: Vec<Valve>,
     pub dial: Dial,
     pub scope: Scope,
+    overflow: Overflow,
 }
 
 impl ModelArgs {
     /// Opens the model, pulling the default one if none is named, and attaches the adapters.
     pub fn load(&self) -> Result<Loaded> {
         let dial = parse_dial(&self.alpha)?;
+        let overflow = self.overflow()?;
         let mut loras = self.lora.iter().map(|s| parse_lora(s)).collect::<Result<Vec<_>>>()?;
         let mut valves = self.valve.clone();
         let path = match &self.model {
@@ -107,7 +115,18 @@ impl ModelArgs {
             ScopeArg::All => Scope::All,
             ScopeArg::Generation => Scope::Generation,
         };
-        Ok(Loaded { engine, loras, valves, dial, scope })
+        Ok(Loaded { engine, loras, valves, dial, scope, overflow })
+    }
+
+    fn overflow(&self) -> Result<Overflow> {
+        let keep = match self.keep {
+            -1 => None,
+            keep => Some(usize::try_from(keep).map_err(|_| Error::Argument {
+                name: "keep",
+                reason: format!("{keep} is neither a number of tokens nor -1"),
+            })?),
+        };
+        Ok(if self.context_shift { Overflow::Shift { keep } } else { Overflow::Fail })
     }
 
     fn options(&self) -> EngineOptions {
@@ -132,11 +151,17 @@ impl Loaded {
     /// A session with every dial set.
     pub fn session(&self) -> Result<Session> {
         let mut session = self.engine.session();
+        session.set_overflow(self.overflow)?;
         for (lora, scale) in &self.loras {
             session.set(lora, Dial::constant(*scale)?, Scope::All)?;
         }
         self.turn(&mut session)?;
         Ok(session)
+    }
+
+    /// Tokens that a timeline can come to have in all.
+    pub fn longest(&self) -> usize {
+        if self.overflow == Overflow::Fail { self.engine.context() } else { usize::MAX }
     }
 
     /// Sets the valves' dials to where they stand now.

@@ -78,7 +78,8 @@ mod tests {
     use crate::cpu::simd::{Kernels, Level};
     use crate::tensor::TensorType;
 
-    const SPEC: CacheSpec = CacheSpec { layers: 2, kv_heads: 3, head_dim: 32, pages: 4, page_len: 8, ty: TensorType::F16 };
+    const SPEC: CacheSpec =
+        CacheSpec { layers: 2, kv_heads: 3, head_dim: 32, pages: 4, page_len: 8, ty: TensorType::F16 };
     const TABLE: [PageId; 2] = [2, 0];
 
     /// Positions 0..12 filled with values that differ everywhere.
