@@ -62,8 +62,7 @@ impl Template {
         }
         let environment = with_deep_stack(|| {
             let mut environment = environment()?;
-            check_tags(source)?;
-            environment.add_template_owned(NAME, source.to_owned())?;
+            environment.add_template_owned(NAME, prepare(source)?)?;
             Ok(environment)
         })?;
         let habit = ThoughtHabit::of(source, None);
@@ -139,11 +138,28 @@ fn syntax() -> std::result::Result<SyntaxConfig, minijinja::Error> {
     SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()
 }
 
-/// An error if a tag is long enough to cost the parser too much stack or time.
-fn check_tags(source: &str) -> std::result::Result<(), minijinja::Error> {
-    let (mut tokens, mut elifs) = (0, 0);
+/// The source with the tags of transformers that mark the assistant's part (`generation`) as plain scopes.
+///
+/// # Errors
+/// A tag is long enough to cost the parser too much stack or time.
+fn prepare(source: &str) -> std::result::Result<String, minijinja::Error> {
+    let (mut tokens, mut elifs, mut opened) = (0, 0, false);
+    let mut prepared = String::with_capacity(source.len());
+    let mut copied = 0;
     for token in tokenize(source, false, syntax()?) {
-        match token?.0 {
+        let (token, span) = token?;
+        let name = match token {
+            Token::Ident("generation") if opened => Some("with"),
+            Token::Ident("endgeneration") if opened => Some("endwith"),
+            _ => None,
+        };
+        if let Some(name) = name {
+            prepared += &source[copied..span.start_offset as usize];
+            prepared += name;
+            copied = span.end_offset as usize;
+        }
+        opened = matches!(token, Token::BlockStart);
+        match token {
             Token::VariableStart | Token::BlockStart => tokens = 0,
             Token::Ident("elif") => elifs += 1,
             _ => {}
@@ -154,7 +170,8 @@ fn check_tags(source: &str) -> std::result::Result<(), minijinja::Error> {
             return Err(minijinja::Error::new(minijinja::ErrorKind::SyntaxError, what));
         }
     }
-    Ok(())
+    prepared += &source[copied..];
+    Ok(prepared)
 }
 
 /// Runs `work` on a thread with a stack of [`STACK_BYTES`], and names the line of its error.
