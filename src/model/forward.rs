@@ -25,7 +25,7 @@ pub struct StageSpec {
 
 /// A model's layers on a device, behind one dynamic call a step.
 pub trait Stage: Send {
-    /// Replaces the attached adapters; adapter i answers to column i of the openings.
+    /// Replaces the attached adapters; their parts answer to the columns of the openings, in order.
     fn attach(&mut self, adapters: &[Arc<Adapter>]) -> Result<()>;
     /// Runs the batch; `logits` gets `[batch.outputs.len(), vocab]`.
     fn step(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()>;

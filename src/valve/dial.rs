@@ -1,5 +1,6 @@
 //! Dials: what α a valve has at each token.
 
+use super::parts::{Part, Selector};
 use crate::error::{Error, Result};
 
 /// How α runs along a sequence. A dial only proposes: what was used is recorded with the sequence.
@@ -85,27 +86,62 @@ pub enum Scope {
     Generation,
 }
 
-/// A dial and its scope: all that decides the opening of one slot at one token.
+/// Where the scopes of a sequence start, in positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Origins {
+    /// The first generated token.
+    pub generation: u32,
+}
+
+/// How a valve is turned: a dial for all of it, dials for parts, and their scope.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Setting {
+    /// Turns every part that no selector names.
     pub dial: Dial,
     pub scope: Scope,
+    /// Dials of parts; where two name a part, the later one turns it.
+    pub parts: Vec<(Selector, Dial)>,
 }
 
 impl Setting {
-    /// α at `position` of a sequence whose generated tokens start at `generated_from`.
-    pub fn opening(&self, position: u32, generated_from: u32) -> f32 {
+    /// One dial for all parts.
+    pub fn uniform(dial: Dial, scope: Scope) -> Self {
+        Self { dial, scope, parts: Vec::new() }
+    }
+
+    /// Whether a model of `layers` layers can be turned so.
+    ///
+    /// # Errors
+    /// Those of [`Dial::check`] and [`Selector::check`].
+    pub fn check(&self, layers: usize) -> Result<()> {
+        self.dial.check()?;
+        self.parts.iter().try_for_each(|(selector, dial)| selector.check(layers).and_then(|()| dial.check()))
+    }
+
+    /// Which dial turns each of `parts`: an index into what [`Setting::openings`] gives.
+    pub fn choices(&self, parts: &[Part]) -> Vec<usize> {
+        let choice = |part: &Part| self.parts.iter().rposition(|(s, _)| s.selects(*part)).map_or(0, |i| i + 1);
+        parts.iter().map(choice).collect()
+    }
+
+    /// Puts into `out` the α at `position` of every dial: [`Setting::dial`] first, then those of the parts.
+    /// Never −0.
+    pub fn openings(&self, position: u32, origins: Origins, out: &mut Vec<f32>) {
         let origin = match self.scope {
             Scope::All => 0,
-            Scope::Generation => generated_from,
+            Scope::Generation => origins.generation,
         };
-        position.checked_sub(origin).map_or(0.0, |since| self.dial.at(since))
+        let since = position.checked_sub(origin);
+        let dials = std::iter::once(&self.dial).chain(self.parts.iter().map(|(_, dial)| dial));
+        out.clear();
+        out.extend(dials.map(|dial| since.map_or(0.0, |since| dial.at(since)) + 0.0));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::valve::Group;
 
     #[test]
     fn refuses_what_is_not_finite() {
@@ -125,10 +161,50 @@ mod tests {
         assert!(Dial::steps(vec![]).is_err());
     }
 
+    /// α of all dials at `position` of a sequence that generates from position 3 on.
+    fn openings(setting: &Setting, position: u32) -> Vec<f32> {
+        let mut out = vec![9.0];
+        setting.openings(position, Origins { generation: 3 }, &mut out);
+        out
+    }
+
     #[test]
     fn generation_scope_starts_at_the_first_generated_token() {
-        let setting = Setting { dial: Dial::steps(vec![(0, 1.0), (2, 2.0)]).unwrap(), scope: Scope::Generation };
-        let seen: Vec<f32> = (0..6).map(|p| setting.opening(p, 3)).collect();
+        let setting = Setting::uniform(Dial::steps(vec![(0, 1.0), (2, 2.0)]).unwrap(), Scope::Generation);
+        let seen: Vec<f32> = (0..6).flat_map(|p| openings(&setting, p)).collect();
         assert_eq!(seen, [0.0, 0.0, 0.0, 1.0, 1.0, 2.0]);
+    }
+
+    #[test]
+    fn the_last_selector_that_names_a_part_turns_it() {
+        let setting = Setting {
+            dial: Dial::Constant(-0.0),
+            scope: Scope::All,
+            parts: vec![
+                (Selector::group(Group::Mlp), Dial::steps(vec![(1, 0.5)]).unwrap()),
+                (Selector::layers(1..3), Dial::Constant(2.0)),
+            ],
+        };
+        let part = |layer, group| Part { layer, group };
+        let parts = [
+            part(Some(0), Group::Attention),
+            part(Some(0), Group::Mlp),
+            part(Some(1), Group::Attention),
+            part(Some(2), Group::Mlp),
+            part(None, Group::Head),
+        ];
+        assert_eq!(setting.choices(&parts), [0, 1, 2, 2, 0]);
+        assert_eq!(openings(&setting, 0), [0.0, 0.0, 2.0]);
+        assert_eq!(openings(&setting, 1), [0.0, 0.5, 2.0]);
+        assert!(openings(&setting, 0)[0].is_sign_positive(), "−0 is 0");
+    }
+
+    #[test]
+    fn every_dial_and_selector_of_a_setting_is_checked() {
+        let with = |selector, alpha| Setting { parts: vec![(selector, Dial::Constant(alpha))], ..Setting::default() };
+        assert!(with(Selector::layers(0..2), 1.0).check(2).is_ok());
+        assert!(with(Selector::layers(0..3), 1.0).check(2).is_err());
+        assert!(with(Selector::default(), f32::NAN).check(2).is_err());
+        assert!(Setting::uniform(Dial::Constant(f32::NAN), Scope::All).check(2).is_err());
     }
 }
