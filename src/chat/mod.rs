@@ -8,14 +8,16 @@ mod guard;
 mod json;
 mod message;
 mod python;
+mod thought;
 
 pub use message::{Message, RenderOptions, ToolCall};
+pub use thought::{Part, ThoughtScanner, ThoughtSplitter, ThoughtTag, ThoughtTags};
 
 use crate::error::{Error, Result};
 use message::ThoughtHabit;
+use minijinja::Environment;
 use minijinja::machinery::{Token, tokenize};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::Environment;
 use serde_json::Value as Json;
 use std::io;
 
@@ -47,6 +49,7 @@ pub struct Template {
     environment: Environment<'static>,
     bos_text: String,
     eos_text: String,
+    tags: Option<ThoughtTags>,
     habit: ThoughtHabit,
 }
 
@@ -65,8 +68,14 @@ impl Template {
             environment.add_template_owned(NAME, prepare(source)?)?;
             Ok(environment)
         })?;
-        let habit = ThoughtHabit::of(source, None);
-        Ok(Self { environment, bos_text: bos_text.into(), eos_text: eos_text.into(), habit })
+        let tags = ThoughtTags::of(source);
+        let habit = ThoughtTags::habit(tags.as_ref(), source);
+        Ok(Self { environment, bos_text: bos_text.into(), eos_text: eos_text.into(), tags, habit })
+    }
+
+    /// What the model writes around its thought; `None` if the template knows no thought.
+    pub fn thought_tags(&self) -> Option<&ThoughtTags> {
+        self.tags.as_ref()
     }
 
     /// The prompt of a conversation. With `add_generation_prompt` it ends where the assistant's answer begins.

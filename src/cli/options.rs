@@ -52,6 +52,7 @@ pub struct ModelArgs {
 enum ScopeArg {
     All,
     Generation,
+    Think,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -106,6 +107,7 @@ impl ModelArgs {
         let scope = match self.scope {
             ScopeArg::All => Scope::All,
             ScopeArg::Generation => Scope::Generation,
+            ScopeArg::Think => Scope::Think,
         };
         Ok(Loaded { engine, loras, valves, dial, scope })
     }

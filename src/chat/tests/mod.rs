@@ -1,4 +1,6 @@
 mod real;
+mod thought;
+
 use super::*;
 use serde::Deserialize;
 use std::collections::HashMap;

@@ -67,7 +67,8 @@ fn real_templates_render_what_jinja2_makes_of_them() {
         println!("skipped: COTVALVE_TEST_TEMPLATES names no folder of templates");
         return;
     };
-    let (conversations, expected) = (stored::<Conversations>("conversations.json"), stored::<Expected>("templates.json"));
+    let (conversations, expected) =
+        (stored::<Conversations>("conversations.json"), stored::<Expected>("templates.json"));
     let dump = std::env::var_os("COTVALVE_DUMP");
     let mut equal = 0;
     for (name, marks) in &expected.templates {
@@ -86,9 +87,22 @@ fn real_templates_render_what_jinja2_makes_of_them() {
             let text = conversations.render(&template, case);
             let ok = text.as_ref().ok().map(|text| mark(text.as_bytes())) == *expected;
             if !ok {
-                unequal.push(format!("{}: {}", case.name, match &text { Ok(_) => if expected.is_none() { "not refused".into() } else { "differs".into() }, Err(e) => e.to_string() }));
+                unequal.push(format!(
+                    "{}: {}",
+                    case.name,
+                    match &text {
+                        Ok(_) =>
+                            if expected.is_none() {
+                                "not refused".into()
+                            } else {
+                                "differs".into()
+                            },
+                        Err(e) => e.to_string(),
+                    }
+                ));
                 if let (Some(d), Ok(t)) = (&dump, &text) {
-                    std::fs::write(Path::new(d).join(format!("{}.{}", name.trim_end_matches(".jinja"), case.name)), t).unwrap();
+                    std::fs::write(Path::new(d).join(format!("{}.{}", name.trim_end_matches(".jinja"), case.name)), t)
+                        .unwrap();
                 }
             }
         }
