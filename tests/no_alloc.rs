@@ -14,7 +14,7 @@ use cotvalve::valve::{Adapter, Dial, Scope};
 use std::path::Path;
 use std::sync::Arc;
 use support::alloc::Counting;
-use support::gguf_fixture::{TinyLlama, tiny_adapter};
+use support::gguf_fixture::{TinyLlama, tiny_adapter, with_metadata};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting::new();
@@ -41,6 +41,8 @@ fn model(ty: TensorType) -> Arc<Model> {
         bytes
     };
     let file = TinyLlama { seed: 11, ty, separate_output: false, rope_freqs: false, encode: &encode }.bytes();
+    // A template with tags, so that what is drawn is searched for them.
+    let file = with_metadata(file, &[("tokenizer.chat_template", "<think>".into())]);
     Model::new(Gguf::parse(Path::new("tiny.gguf"), Bytes::from(file)).unwrap()).unwrap()
 }
 

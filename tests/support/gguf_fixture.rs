@@ -2,8 +2,10 @@
 
 use super::Random;
 use cotvalve::gguf::write::Writer;
-use cotvalve::gguf::{Strings, Value};
+use cotvalve::gguf::{Gguf, Strings, Value};
+use cotvalve::map::Bytes;
 use cotvalve::tensor::TensorType;
+use std::path::Path;
 
 pub const LAYERS: usize = 2;
 pub const CONTEXT: usize = 256;
@@ -209,6 +211,23 @@ pub fn tiny_adapter_encoded(seed: u64, rank: usize, ty: TensorType, targets: &[&
             let values: Vec<f32> = (0..dims[0] * dims[1]).map(|_| random.normal(0.0, 0.1)).collect();
             writer.tensor(&format!("{target}.{half}"), ty as u32, &dims, encode(ty, &values)).unwrap();
         }
+    }
+    writer.to_bytes().unwrap()
+}
+
+/// The file `bytes` with other metadata.
+pub fn with_metadata(bytes: Vec<u8>, changes: &[(&str, Value)]) -> Vec<u8> {
+    let file = Gguf::parse(Path::new("tiny.gguf"), Bytes::from(bytes)).unwrap();
+    let mut writer = Writer::new();
+    for (key, value) in file.metadata() {
+        let change = changes.iter().find(|(changed, _)| changed == key);
+        writer.set(key, change.map_or(value, |(_, value)| value).clone()).unwrap();
+    }
+    for (key, value) in changes.iter().filter(|(key, _)| file.metadata().iter().all(|(known, _)| known != key)) {
+        writer.set(key, value.clone()).unwrap();
+    }
+    for t in file.tensors() {
+        writer.tensor(&t.name, t.ty.id, &t.dims, t.data.to_vec()).unwrap();
     }
     writer.to_bytes().unwrap()
 }
