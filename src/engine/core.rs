@@ -255,9 +255,13 @@ impl Core {
                 continue;
             }
             if let (Some(logits), Some(sampler)) = (logits.next(), s.sampler.as_mut()) {
-                let token = sampler.next(logits);
-                s.tokens.push(token);
-                s.mailbox.push_back(token);
+                match sampler.next(logits, &s.tokens) {
+                    Ok(drawn) => {
+                        s.tokens.push(drawn.token);
+                        s.mailbox.push_back(drawn);
+                    }
+                    Err(error) => s.fail(error),
+                }
             }
         }
     }

@@ -12,6 +12,7 @@ use crate::cpu::Cpu;
 use crate::error::{Error, Result};
 use crate::kv::{PAGE_LEN, Pages};
 use crate::model::{Forward, Model, StageSpec, Weights};
+use crate::sampler::{Grammars, Sampler, Sampling};
 use crate::tensor::TensorType;
 use crate::valve::Adapter;
 use std::path::Path;
@@ -48,6 +49,7 @@ const MIN_OUTPUTS: usize = 64;
 #[derive(Clone)]
 pub struct Engine {
     model: Arc<Model>,
+    grammars: Arc<Grammars>,
     core: Arc<Mutex<Core>>,
 }
 
@@ -109,7 +111,7 @@ impl Engine {
         let stage = Box::new(Forward::new(backend, config.clone(), weights, spec)?);
         let limits = Limits { context, rows, outputs, vocab: config.vocab };
         let core = Arc::new(Mutex::new(Core::new(stage, pages, limits)));
-        Ok(Self { model, core })
+        Ok(Self { model, grammars: Arc::default(), core })
     }
 
     pub fn model(&self) -> &Arc<Model> {
@@ -144,6 +146,12 @@ impl Engine {
     /// Files attached so far, in the order of their slots.
     pub fn adapters(&self) -> Vec<Arc<Adapter>> {
         self.lock().adapters().to_vec()
+    }
+
+    /// # Errors
+    /// Those of [`Sampler::new`].
+    fn sampler(&self, sampling: &Sampling) -> Result<Sampler> {
+        Sampler::new(sampling, self.model.tokenizer(), &self.grammars)
     }
 
     /// An empty timeline.

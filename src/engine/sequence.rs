@@ -3,7 +3,7 @@
 use super::session::Cancel;
 use crate::backend::PageId;
 use crate::error::Error;
-use crate::sampler::Sampler;
+use crate::sampler::{Drawn, Sampler};
 use crate::valve::Setting;
 use std::collections::VecDeque;
 
@@ -24,7 +24,7 @@ pub(super) struct Sequence {
     /// Whether its owner waits for a token.
     pub wanted: bool,
     /// Tokens drawn and not yet fetched.
-    pub mailbox: VecDeque<u32>,
+    pub mailbox: VecDeque<Drawn>,
     /// Why it cannot go on, until its owner hears it.
     pub failed: Option<Error>,
     pub cancel: Cancel,
