@@ -7,6 +7,7 @@ use crate::tokenizer::Tokenizer;
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{ParserFactory, TokenParser};
+use serde_json::{Value, json};
 use std::sync::{Arc, OnceLock};
 
 /// A result of reading a grammar; an error says what is wrong with it.
@@ -20,6 +21,8 @@ const STACK_BYTES: usize = 256 << 20;
 const LARK_DEPTH_MAX: usize = 1000;
 /// Longest token that an answer under a grammar may use, in bytes; the trie of tokens is as deep as they are long.
 const TOKEN_BYTES_MAX: usize = 256;
+/// What may stand between the parts of a JSON document.
+const BLANKS: &str = r"\x20|\x0A[\x20\x09]{0,20}";
 /// Earley items of one step. A grammar of single characters needs many where nearly all tokens are allowed.
 const STEP_ITEMS_MAX: usize = 4_000_000;
 
@@ -160,9 +163,7 @@ fn word(tokenizer: &Tokenizer, id: u32) -> Vec<u8> {
 
 fn parser(factory: &ParserFactory, grammar: &Grammar) -> Read<TokenParser> {
     let grammar = match grammar {
-        Grammar::JsonSchema(text) => {
-            TopLevelGrammar::from_json_schema(serde_json::from_str(text).map_err(|e| e.to_string())?)
-        }
+        Grammar::JsonSchema(text) => TopLevelGrammar::from_json_schema(schema(text)?),
         Grammar::Gbnf(text) => TopLevelGrammar::from_lark(gbnf::to_lark(text)?),
         Grammar::Lark(text) => {
             check_depth(text)?;
@@ -170,6 +171,15 @@ fn parser(factory: &ParserFactory, grammar: &Grammar) -> Read<TokenParser> {
         }
     };
     factory.create_parser(grammar).map_err(|e| first_line(&e))
+}
+
+/// A schema, with llama.cpp's bound on blanks between its parts: a model that is lost goes on with them for ever.
+fn schema(text: &str) -> Read<Value> {
+    let mut schema: Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
+    if let Some(fields) = schema.as_object_mut() {
+        fields.entry("x-guidance").or_insert_with(|| json!({ "whitespace_pattern": BLANKS }));
+    }
+    Ok(schema)
 }
 
 fn check_depth(text: &str) -> Read<()> {
