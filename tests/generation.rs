@@ -132,6 +132,9 @@ fn one_seed_gives_one_text_at_any_batch_thread_and_session_count() {
         ignore_eos: true,
         ..Sampling::default()
     };
+    let set = |(session, prompt): (&mut Session, &Vec<u32>)| {
+        session.prompt(prompt).unwrap();
+    };
     let prompts: Vec<Vec<u32>> = (0..8).map(|i| prompt(3 + 11 * i, i as u32)).collect();
     let alone = engine(1, 64, 1);
     let truth: Vec<Vec<u32>> = (0..)
@@ -145,7 +148,7 @@ fn one_seed_gives_one_text_at_any_batch_thread_and_session_count() {
     for (threads, batch, sessions) in [(1, 1, 2), (2, 8, 8), (3, 64, 5), (2, 512, 8), (3, 3, 1), (1, 16, 3)] {
         let engine = engine(threads, batch, sessions);
         let mut open: Vec<Session> = (0..sessions).map(|_| engine.session()).collect();
-        open.iter_mut().zip(&prompts).for_each(|(session, prompt)| drop(session.prompt(prompt).unwrap()));
+        open.iter_mut().zip(&prompts).for_each(set);
         let seeds = 0..sessions as u64;
         let mut answers: Vec<_> =
             open.iter_mut().zip(seeds).map(|(session, seed)| session.generate(&sampling(seed), 16).unwrap()).collect();

@@ -8,6 +8,7 @@ pub mod gguf_fixture;
 pub mod hostile;
 pub mod reference;
 pub mod sampling;
+pub mod session;
 pub mod stage;
 
 /// Pseudorandom numbers that are the same on every machine (SplitMix64).
