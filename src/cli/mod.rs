@@ -2,10 +2,12 @@
 
 mod bench_serve;
 mod chat;
+mod convert;
 mod dial;
 mod fetch;
 mod inspect;
 mod logits;
+mod merge;
 mod options;
 mod pull;
 mod run;
@@ -36,6 +38,10 @@ enum Command {
     Pull(pull::Pull),
     /// Show what a GGUF file holds
     Inspect(inspect::Inspect),
+    /// Make a GGUF adapter of a PEFT folder, or the reverse
+    Convert(convert::Convert),
+    /// Write a model with adapters in its weights
+    Merge(merge::Merge),
     /// Show the tokens of a text
     Tokenize(tokenize::Tokenize),
     /// Write the logits of a text
@@ -52,6 +58,8 @@ impl Cli {
             Command::Chat(command) => command.run(),
             Command::Pull(command) => command.run(),
             Command::Inspect(command) => command.run(),
+            Command::Convert(command) => command.run(),
+            Command::Merge(command) => command.run(),
             Command::Tokenize(command) => {
                 let model = Model::open(command.model_path()?)?;
                 command.run(model.tokenizer())

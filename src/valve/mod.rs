@@ -8,11 +8,17 @@
 //! other way. Whether a chain of thought gets shorter or longer with α belongs to the adapter: one trained
 //! towards short solutions shortens. Source: CoT-Valve, arXiv 2502.09601.
 
+mod convert;
 mod dial;
 mod load;
+mod merge;
+mod peft;
+mod recode;
 
+pub use convert::{Conversion, Source};
 pub use dial::{Dial, Scope, Setting};
 pub use load::{Adapter, Pair};
+pub use merge::{MergeOptions, Merged, merge};
 
 use crate::backend::{Linear, Term};
 use crate::error::Result;
