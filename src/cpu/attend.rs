@@ -16,12 +16,12 @@ const MAX_ROW_BYTES: usize = 4096;
 /// `[layer][page][kv_head][position][head_dim]`. So both halves of attention are sums of scaled rows, with
 /// positions in lanes for the scores and values in lanes for the output, and never a sum across lanes.
 pub struct Cache {
-    keys: Vec<u8>,
-    values: Vec<u8>,
-    spec: CacheSpec,
+    pub(super) keys: Vec<u8>,
+    pub(super) values: Vec<u8>,
+    pub(super) spec: CacheSpec,
     /// Bytes of a value; of one head's part of a page.
-    size: usize,
-    part: usize,
+    pub(super) size: usize,
+    pub(super) part: usize,
     rooms: Vec<Mutex<Room>>,
 }
 
@@ -66,7 +66,7 @@ impl Cache {
     }
 
     /// Where one head's part of a page starts, in bytes.
-    fn start(&self, layer: usize, page: PageId, kv_head: usize) -> usize {
+    pub(super) fn start(&self, layer: usize, page: PageId, kv_head: usize) -> usize {
         ((layer * self.spec.pages + page as usize) * self.spec.kv_heads + kv_head) * self.part
     }
 

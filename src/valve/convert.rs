@@ -69,8 +69,8 @@ impl Source {
         if !matches!(ty, TensorType::F32 | TensorType::F16 | TensorType::BF16 | TensorType::Q8_0) {
             return Err(Error::argument("type", format!("{ty}; adapters are f32, f16, bf16 or q8_0")));
         }
-        let pairs = self.sorted();
-        let alpha = uniform_alpha(&pairs);
+        let pairs = self.adapter.pairs();
+        let alpha = uniform_alpha(pairs);
         let mut writer = Writer::new();
         self.notes.iter().try_for_each(|(key, value)| writer.set(key, value.clone()))?;
         writer.set("general.type", "adapter")?;
@@ -78,7 +78,7 @@ impl Source {
         writer.set("adapter.type", "lora")?;
         writer.set("adapter.lora.alpha", alpha.unwrap_or(0.0))?;
         let mut unblocked = Vec::new();
-        for pair in &pairs {
+        for pair in pairs {
             let b_scale = if alpha.is_some() { 1.0 } else { pair.scale };
             for (tensor, scale) in [(&pair.a, 1.0), (&pair.b, b_scale)] {
                 let blocks = ty.row_bytes(tensor.cols()).is_some();
@@ -100,22 +100,15 @@ impl Source {
     /// # Errors
     /// [`Error::Argument`] for another type than F32, F16 and BF16 and for values out of its range; [`Error::Io`].
     pub fn write_peft(&self, config: &Config, ty: TensorType, out: &Path) -> Result<Conversion> {
-        let pairs = self.sorted();
-        let alpha = uniform_alpha(&pairs);
-        peft::write(&peft::Terms { pairs: &pairs, alpha }, &self.notes, config, ty, out)?;
+        let pairs = self.adapter.pairs();
+        let alpha = uniform_alpha(pairs);
+        peft::write(&peft::Terms { pairs, alpha }, &self.notes, config, ty, out)?;
         Ok(Conversion { pairs: pairs.len(), alpha, unblocked: Vec::new() })
-    }
-
-    /// The pairs as the model has them: by layer, the head last.
-    fn sorted(&self) -> Vec<&Pair> {
-        let mut pairs: Vec<&Pair> = self.adapter.pairs().iter().collect();
-        pairs.sort_by_key(|p| (p.site.layer.unwrap_or(usize::MAX), p.site.fan as usize, p.site.output));
-        pairs
     }
 }
 
 /// The `lora_alpha` that, divided by its rank, is every pair's scale to the bit.
-fn uniform_alpha(pairs: &[&Pair]) -> Option<f32> {
+fn uniform_alpha(pairs: &[Pair]) -> Option<f32> {
     let rank = |pair: &Pair| pair.b.cols() as f32;
     let near = pairs.first().map(|pair| (f64::from(pair.scale) * f64::from(rank(pair))) as f32)?;
     // The quotient of a rounded product may be a neighbour of the scale.

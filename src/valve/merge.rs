@@ -55,11 +55,11 @@ pub fn merge(
     if options.threads == 0 {
         return Err(Error::argument("threads", "must be at least 1"));
     }
-    let open: Vec<(&Pair, f32)> =
-        adapters.iter().flat_map(|(a, alpha)| a.pairs().iter().map(|p| (p, *alpha))).collect();
-    let open = open.into_iter().filter(|(_, alpha)| *alpha != 0.0);
     let mut touching: HashMap<String, Vec<(&Pair, f32)>> = HashMap::new();
-    open.for_each(|(pair, alpha)| touching.entry(pair.site.name()).or_default().push((pair, alpha)));
+    for (adapter, alpha) in adapters.iter().filter(|(_, alpha)| *alpha != 0.0) {
+        let pairs = adapter.pairs().iter();
+        pairs.for_each(|pair| touching.entry(pair.site.name()).or_default().push((pair, *alpha)));
+    }
     let touched = base.tensors().iter().filter(|info| touching.contains_key(&info.name));
     let meter = Meter(RefCell::new((0, touched.map(TensorInfo::values).sum(), progress)));
     let mut writer = Writer::new();

@@ -16,9 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 
-/// The pairs of an adapter, at least one, in the order of the model.
+/// The pairs of an adapter, at least one.
 pub(in crate::valve) struct Terms<'a> {
-    pub pairs: &'a [&'a Pair],
+    pub pairs: &'a [Pair],
     /// The `lora_alpha` that gives every pair its scale, where there is one.
     pub alpha: Option<f32>,
 }
@@ -62,7 +62,7 @@ fn pretty(json: &Json) -> String {
 }
 
 /// The safetensors file: A and B of every pair, rows of q and k in PEFT's order.
-fn tensors(pairs: &[&Pair], config: &Config, ty: TensorType) -> Result<Vec<u8>> {
+fn tensors(pairs: &[Pair], config: &Config, ty: TensorType) -> Result<Vec<u8>> {
     let dtype = match ty {
         TensorType::F32 => Dtype::F32,
         TensorType::F16 => Dtype::F16,
@@ -93,9 +93,9 @@ fn tensors(pairs: &[&Pair], config: &Config, ty: TensorType) -> Result<Vec<u8>> 
 }
 
 /// The value that most pairs have, and the modules with another.
-fn common<T: PartialEq + Copy>(pairs: &[&Pair], of: impl Fn(&Pair) -> T) -> (T, Vec<(String, T)>) {
+fn common<T: PartialEq + Copy>(pairs: &[Pair], of: impl Fn(&Pair) -> T) -> (T, Vec<(String, T)>) {
     let count = |value: T| pairs.iter().filter(|pair| of(pair) == value).count();
-    let most = pairs.iter().map(|pair| of(pair)).max_by_key(|value| count(*value)).expect("an adapter has pairs");
+    let most = pairs.iter().map(&of).max_by_key(|value| count(*value)).expect("an adapter has pairs");
     let others = pairs.iter().filter(|pair| of(pair) != most).map(|pair| (names::module(pair.site), of(pair)));
     (most, others.collect())
 }
@@ -129,7 +129,7 @@ fn number(value: f64) -> Json {
 }
 
 /// The last part of every module's path where all layers have the same modules, else whole paths.
-fn targets(pairs: &[&Pair], config: &Config) -> BTreeSet<String> {
+fn targets(pairs: &[Pair], config: &Config) -> BTreeSet<String> {
     let mut layers: BTreeMap<usize, BTreeSet<&str>> = BTreeMap::new();
     for site in pairs.iter().map(|pair| pair.site) {
         if let Some(layer) = site.layer {
