@@ -11,6 +11,8 @@ mod convert;
 mod folder;
 #[path = "peft/merge.rs"]
 mod merge;
+#[path = "peft/peer.rs"]
+mod peer;
 
 use cotvalve::backend::Precision;
 use cotvalve::engine::{Engine, EngineOptions};

@@ -21,7 +21,8 @@ pub struct Source {
 pub struct Conversion {
     /// Pairs written.
     pub pairs: usize,
-    /// One `lora_alpha` gives every pair its scale; `None`: the scales are in the values of B.
+    /// The `lora_alpha` that gives every pair its scale. `None`: in GGUF the scales are in the values of B, in
+    /// PEFT in `alpha_pattern`.
     pub alpha: Option<f32>,
     /// Tensors that are f16 because their rows are no whole blocks of the type that was asked for.
     pub unblocked: Vec<String>,

@@ -7,11 +7,17 @@ use crate::tensor::{Tensor, TensorType};
 /// `values` as `ty`.
 ///
 /// # Errors
-/// [`Error::Argument`] naming tensor and type, where a finite value becomes infinite.
+/// [`Error::Argument`] naming tensor and type, where a finite value becomes infinite, and for a value that is not
+/// finite where blocks cannot hold it.
 ///
 /// # Panics
 /// If they are not whole blocks of `ty`.
 pub(super) fn encode(name: &str, ty: TensorType, values: &[f32]) -> Result<Vec<u8>> {
+    if ty.is_quantized()
+        && let Some(value) = values.iter().find(|v| !v.is_finite())
+    {
+        return Err(Error::argument("type", format!("{ty} cannot hold the {value} in {name}")));
+    }
     let mut bytes = vec![0; values.len() / ty.block_len() * ty.block_bytes()];
     quant::encode(ty, values, &mut bytes);
     // In f32 everything fits, and bf16 rounds to infinity only at the very end of its range.

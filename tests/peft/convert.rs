@@ -102,13 +102,19 @@ fn every_type_is_written() {
 fn values_out_of_range_are_refused() {
     let folder = Folder::plain();
     let (header, mut data) = folder.tensors();
-    data[..4].copy_from_slice(&1e20_f32.to_le_bytes());
+    let a = &header["base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"];
+    let at = a["data_offsets"][0].as_u64().unwrap() as usize;
+    data[at..at + 4].copy_from_slice(&1e20_f32.to_le_bytes());
     folder.write_tensors(&header.to_string(), &data);
     let out = folder.file("a.gguf");
     let refused = source(folder.path()).write_gguf(&model().1, TensorType::F16, &out).unwrap_err().to_string();
     assert!(refused.contains("100000000000000000000") && refused.contains("range of f16"), "{refused}");
     assert!(!out.exists());
     to_gguf(folder.path(), TensorType::BF16, &out);
+    data[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    folder.write_tensors(&header.to_string(), &data);
+    let refused = source(folder.path()).write_gguf(&model().1, TensorType::Q8_0, &folder.file("b.gguf"));
+    assert!(refused.unwrap_err().to_string().contains("q8_0 cannot hold the NaN"));
 }
 
 #[test]

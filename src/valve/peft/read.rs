@@ -61,9 +61,9 @@ pub(in crate::valve) fn open(folder: &Path, config: &Config, has_output: bool) -
 /// The tensors of a file, by name.
 fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<Vec<(String, TensorView<'a>)>> {
     let tensors = SafeTensors::deserialize(bytes).map_err(|e| Error::malformed(path, e.to_string()))?;
-    let (header, _) = SafeTensors::read_metadata(bytes).map_err(|e| Error::malformed(path, e.to_string()))?;
-    // The crate would take the last of two tensors of one name.
-    let distinct = serde_json::from_slice::<Ordered<IgnoredAny>>(&bytes[8..8 + header]);
+    // The crate has checked the length of the header, but would take the last of two tensors of one name.
+    let (length, rest) = bytes.split_first_chunk::<8>().expect("it has a header");
+    let distinct = serde_json::from_slice::<Ordered<IgnoredAny>>(&rest[..u64::from_le_bytes(*length) as usize]);
     distinct.map_err(|e| Error::malformed(path, format!("header: {e}")))?;
     let mut tensors = tensors.tensors();
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
