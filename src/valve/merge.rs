@@ -33,8 +33,8 @@ pub struct MergeOptions {
 }
 
 /// Writes `base` with `W + Σ α · s · B·A` in place of every weight W that an adapter touches, computed in f64. An
-/// adapter at α = 0 touches nothing. All metadata is kept, but for `general.file_type`, which follows the type. The file
-/// is written piece by piece, under another name that is changed at the end.
+/// adapter at α = 0 touches nothing. All metadata is kept, but for `general.file_type`, which follows the type. The
+/// file is written piece by piece, under another name that is changed at the end.
 ///
 /// `progress` hears the fraction done and returns whether to go on.
 ///
