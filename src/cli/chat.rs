@@ -105,7 +105,7 @@ impl Chat {
         let prompt = conversation.encode(&rendered, model)?;
         conversation.text.clear();
         let cached = conversation.session.prompt(&prompt)?;
-        let limit = self.sampling.limit(prompt.len(), loaded.engine.context())?;
+        let limit = self.sampling.limit(prompt.len(), loaded.longest())?;
         let (mut answer, mut tokens, mut first) = (String::new(), 0, None);
         let (mut stop, mut last) = (None, 0);
         for event in conversation.session.generate(&self.sampling.sampling(), limit)? {

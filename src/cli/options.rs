@@ -5,7 +5,7 @@ use super::dial::{PartDials, parse_lora, parse_valve};
 use super::pull;
 use clap::Args;
 use cotvalve::backend::Precision;
-use cotvalve::engine::{Engine, EngineOptions, Valve};
+use cotvalve::engine::{Engine, EngineOptions, Overflow, Valve};
 use cotvalve::error::{Error, Result};
 use cotvalve::model::Model;
 use cotvalve::tensor::TensorType;
@@ -37,12 +37,18 @@ pub struct ModelArgs {
     /// Context in tokens; 0 takes the model's own
     #[arg(short = 'c', long = "ctx-size", value_name = "N", default_value_t = 4096)]
     context: usize,
+    /// Go on when the context is full: forget the older half of all tokens but the kept ones
+    #[arg(long)]
+    context_shift: bool,
+    /// With --context-shift: how many tokens at the start stay; -1 keeps the prompt
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    keep: i64,
     /// Prompt tokens computed at once
     #[arg(short, long = "batch-size", value_name = "N", default_value_t = EngineOptions::default().batch)]
     batch: usize,
-    /// Type of cached keys and values
-    #[arg(long = "cache-type", visible_alias = "kv", value_enum, default_value = "f16")]
-    kv: KvArg,
+    /// Type of cached keys and values, both the same
+    #[arg(long = "cache-type", visible_aliases = ["kv", "ctk", "ctv"], value_enum)]
+    kv: Vec<KvArg>,
     /// How weights meet activations: int8 is fast, float is the truth
     #[arg(long, value_enum, default_value = "int8")]
     precision: PrecisionArg,
@@ -58,6 +64,8 @@ enum ScopeArg {
 enum KvArg {
     F16,
     F32,
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -80,12 +88,15 @@ pub struct Loaded {
     /// Dials of parts of every valve.
     pub parts: PartDials,
     pub scope: Scope,
+    /// What a full context does.
+    pub overflow: Overflow,
 }
 
 impl ModelArgs {
     /// Opens the model, pulling the default one if none is named, and attaches the adapters.
     pub fn load(&self) -> Result<Loaded> {
         let (dial, parts) = self.alpha.parse()?;
+        let overflow = self.overflow()?;
         let mut loras = self.lora.iter().map(|s| parse_lora(s)).collect::<Result<Vec<_>>>()?;
         let mut valves: Vec<_> = self.valve.iter().map(|s| parse_valve(s)).collect();
         let path = match &self.model {
@@ -99,7 +110,7 @@ impl ModelArgs {
                 pulled.path
             }
         };
-        let engine = Engine::new(Model::open(path)?, &self.options())?;
+        let engine = Engine::new(Model::open(path)?, &self.options()?)?;
         let attach = |path: &PathBuf| {
             let valve = engine.attach(path)?;
             for name in valve.adapter().ignored() {
@@ -114,25 +125,54 @@ impl ModelArgs {
             ScopeArg::All => Scope::All,
             ScopeArg::Generation => Scope::Generation,
         };
-        let loaded = Loaded { engine, loras, valves, dial, own, parts, scope };
+        let loaded = Loaded { engine, loras, valves, dial, own, parts, scope, overflow };
         loaded.check_parts()?;
         Ok(loaded)
     }
 
-    fn options(&self) -> EngineOptions {
-        EngineOptions {
+    fn overflow(&self) -> Result<Overflow> {
+        let keep = match self.keep {
+            -1 => None,
+            keep => Some(usize::try_from(keep).map_err(|_| Error::Argument {
+                name: "keep",
+                reason: format!("{keep} is neither a number of tokens nor -1"),
+            })?),
+        };
+        Ok(if self.context_shift { Overflow::Shift { keep } } else { Overflow::Fail })
+    }
+
+    fn options(&self) -> Result<EngineOptions> {
+        Ok(EngineOptions {
             threads: self.threads,
             context: self.context,
             sessions: 1,
             batch: self.batch,
-            kv_type: match self.kv {
-                KvArg::F16 => TensorType::F16,
-                KvArg::F32 => TensorType::F32,
-            },
+            kv_type: self.kv_type()?,
             precision: match self.precision {
                 PrecisionArg::Int8 => Precision::Int8,
                 PrecisionArg::Float => Precision::Float,
             },
+        })
+    }
+
+    /// The type that -ctk and -ctv agree on.
+    fn kv_type(&self) -> Result<TensorType> {
+        let types = self.kv.iter().map(|kv| match kv {
+            KvArg::F16 => TensorType::F16,
+            KvArg::F32 => TensorType::F32,
+            KvArg::Q8_0 => TensorType::Q8_0,
+        });
+        let first = types.clone().next().unwrap_or(EngineOptions::default().kv_type);
+        if types.into_iter().any(|ty| ty != first) {
+            return Err(Error::Argument { name: "cache-type", reason: "keys and values are of one type".into() });
         }
+        Ok(first)
+    }
+}
+
+impl Loaded {
+    /// Tokens that a timeline can come to have in all.
+    pub fn longest(&self) -> usize {
+        if self.overflow == Overflow::Fail { self.engine.context() } else { usize::MAX }
     }
 }
