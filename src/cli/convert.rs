@@ -1,10 +1,10 @@
 //! `valve convert`: an adapter as a GGUF file or as a PEFT folder.
 
-use super::merge::{check_free, open_model};
-use clap::{Args, ValueEnum};
+use super::merge::{check_free, open_model, type_of};
+use clap::Args;
 use cotvalve::error::Result;
 use cotvalve::tensor::TensorType;
-use cotvalve::valve::Source;
+use cotvalve::valve::{ADAPTER_TYPES, Source};
 use std::path::PathBuf;
 
 #[derive(Args)]
@@ -17,30 +17,17 @@ pub struct Convert {
     #[arg(short, long, value_name = "FILE")]
     model: PathBuf,
     /// Type of the matrices
-    #[arg(long = "type", visible_alias = "outtype", value_enum, default_value = "f32")]
-    ty: AdapterType,
+    #[arg(long = "type", visible_alias = "outtype", value_name = "TYPE", value_parser = type_of(&ADAPTER_TYPES),
+          default_value = "f32")]
+    ty: TensorType,
     /// Write over what is there
     #[arg(long)]
     force: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum AdapterType {
-    F32,
-    F16,
-    Bf16,
-    #[value(name = "q8_0")]
-    Q8_0,
-}
-
 impl Convert {
     pub fn run(self) -> Result<()> {
-        let ty = match self.ty {
-            AdapterType::F32 => TensorType::F32,
-            AdapterType::F16 => TensorType::F16,
-            AdapterType::Bf16 => TensorType::BF16,
-            AdapterType::Q8_0 => TensorType::Q8_0,
-        };
+        let ty = self.ty;
         check_free(&self.output, self.force)?;
         let (gguf, config) = open_model(&self.model)?;
         let source = Source::open(&self.input, &config, gguf.info("output.weight").is_some())?;

@@ -1,7 +1,8 @@
 //! `valve merge`: a model with adapters in its weights.
 
 use super::dial::parse_lora;
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use cotvalve::engine::EngineOptions;
 use cotvalve::error::{Error, Result};
 use cotvalve::gguf::Gguf;
@@ -22,40 +23,14 @@ pub struct Merge {
     /// The model to write (GGUF)
     output: PathBuf,
     /// Type of the weights that change; the others stay as they are
-    #[arg(long = "type", value_enum, default_value = "f16")]
-    ty: WeightType,
+    #[arg(long = "type", value_name = "TYPE", value_parser = type_of(&TensorType::ALL), default_value = "f16")]
+    ty: TensorType,
     /// Threads
     #[arg(short, long, value_name = "N", default_value_t = EngineOptions::default().threads)]
     threads: usize,
     /// Write over what is there
     #[arg(long)]
     force: bool,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum WeightType {
-    F32,
-    F16,
-    Bf16,
-    #[value(name = "q8_0")]
-    Q8_0,
-    #[value(name = "q4_1")]
-    Q4_1,
-    #[value(name = "q4_0")]
-    Q4_0,
-}
-
-impl From<WeightType> for TensorType {
-    fn from(ty: WeightType) -> Self {
-        match ty {
-            WeightType::F32 => Self::F32,
-            WeightType::F16 => Self::F16,
-            WeightType::Bf16 => Self::BF16,
-            WeightType::Q8_0 => Self::Q8_0,
-            WeightType::Q4_1 => Self::Q4_1,
-            WeightType::Q4_0 => Self::Q4_0,
-        }
-    }
 }
 
 impl Merge {
@@ -71,7 +46,7 @@ impl Merge {
             }
             adapters.push((adapter, alpha));
         }
-        let options = MergeOptions { ty: self.ty.into(), threads: self.threads };
+        let options = MergeOptions { ty: self.ty, threads: self.threads };
         let shown = std::io::stderr().is_terminal();
         let mut progress = |done: f32| {
             if shown {
@@ -88,6 +63,12 @@ impl Merge {
         eprintln!("valve: {out}: {} tensors merged as {ty}, {} as they were", merged.merged, merged.copied);
         Ok(())
     }
+}
+
+/// Reads the name of one of `types`.
+pub fn type_of(types: &'static [TensorType]) -> impl TypedValueParser<Value = TensorType> {
+    let named = |name: String| types.iter().copied().find(|ty| ty.name() == name).expect("it is one of the names");
+    PossibleValuesParser::new(types.iter().map(|ty| ty.name())).map(named)
 }
 
 /// A model's file and shape, without its tokenizer.

@@ -28,6 +28,9 @@ pub struct Conversion {
     pub unblocked: Vec<String>,
 }
 
+/// Types that a GGUF adapter's matrices can have.
+pub const ADAPTER_TYPES: [TensorType; 4] = [TensorType::F32, TensorType::F16, TensorType::BF16, TensorType::Q8_0];
+
 /// Keys that a file's form decides, or that describe its bytes.
 const FORMAL: [&str; 5] =
     ["general.architecture", "general.type", "general.alignment", "general.file_type", "general.quantization_version"];
@@ -64,10 +67,10 @@ impl Source {
     /// A matrix whose rows are no whole blocks of `ty` is written as f16, as llama.cpp's converter does.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a type no adapter has (F32, F16, BF16 and Q8_0 are possible) and for values
+    /// [`Error::Argument`] for a type that is not in [`ADAPTER_TYPES`] and for values
     /// out of its range; [`Error::Io`]. The file is then as it was.
     pub fn write_gguf(&self, config: &Config, ty: TensorType, out: &Path) -> Result<Conversion> {
-        if !matches!(ty, TensorType::F32 | TensorType::F16 | TensorType::BF16 | TensorType::Q8_0) {
+        if !ADAPTER_TYPES.contains(&ty) {
             return Err(Error::argument("type", format!("{ty}; adapters are f32, f16, bf16 or q8_0")));
         }
         let pairs = self.adapter.pairs();

@@ -94,6 +94,12 @@ fn file_type(ty: TensorType) -> u32 {
         TensorType::Q4_0 => 2,
         TensorType::Q4_1 => 3,
         TensorType::Q8_0 => 7,
+        TensorType::Q5_0 => 8,
+        TensorType::Q5_1 => 9,
+        // The small mixes are those with one type throughout.
+        TensorType::Q4K => 14,
+        TensorType::Q5K => 16,
+        TensorType::Q6K => 18,
         TensorType::BF16 => 32,
     }
 }

@@ -16,7 +16,7 @@ mod parts;
 mod peft;
 mod recode;
 
-pub use convert::{Conversion, Source};
+pub use convert::{ADAPTER_TYPES, Conversion, Source};
 pub use dial::{Dial, Origins, Scope, Setting};
 pub use load::{Adapter, Pair};
 pub use merge::{MergeOptions, Merged, merge};
