@@ -48,10 +48,10 @@ fn a_merged_model_answers_as_with_the_valve() {
 fn nothing_is_written_over_unasked() {
     let folder = Folder::new();
     let [model, adapter, out] = ["model.gguf", "a.gguf", "b.gguf"].map(|name| folder.path(name));
-    let before = std::fs::read(&out).unwrap();
-    for args in
-        [["convert", "-m", &model, &adapter, &out].as_slice(), &["merge", "-m", &model, "--valve", &adapter, &out]]
-    {
+    let convert = ["convert", "-m", &model, &adapter, &out];
+    let merge = ["merge", "-m", &model, "--valve", &adapter, &out];
+    for args in [&convert[..], &merge] {
+        let before = std::fs::read(&out).unwrap();
         assert!(fail(args).contains("--force writes over it"));
         assert!(std::fs::read(&out).unwrap() == before);
         quiet(&[args, &["--force"]].concat());
@@ -66,7 +66,7 @@ fn what_cannot_be_converted_is_said_in_one_line() {
     std::fs::create_dir(folder.path("empty")).unwrap();
     let cases = [
         (vec!["convert", "-m", &model, &model, &out], "general.type"),
-        (vec!["convert", "-m", &adapter, &adapter, &out], "block_count"),
+        (vec!["convert", "-m", &adapter, &adapter, &out], "embedding_length"),
         (vec!["convert", "-m", &model, "--type", "q8_0", &adapter, &out], "type: q8_0"),
         (vec!["merge", "-m", &model, "--valve", "none.gguf", &out], "none.gguf"),
     ];

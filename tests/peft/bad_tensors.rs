@@ -2,6 +2,7 @@
 
 use super::folder::Folder;
 use super::{data, model};
+use cotvalve::rng::Rng;
 use cotvalve::valve::Adapter;
 use serde_json::json;
 
@@ -54,6 +55,28 @@ fn cut_short_anywhere_it_is_refused() {
         std::fs::write(folder.file(FILE), &bytes[..end]).unwrap();
         folder.refusal(FILE);
     }
+}
+
+/// A changed byte gives an error or another adapter, never a panic.
+#[test]
+fn changed_bytes_do_no_harm() {
+    let mut rng = Rng::new(5);
+    let mut refused = 0;
+    for file in [FILE, "adapter_config.json"] {
+        let folder = Folder::plain();
+        let bytes = std::fs::read(folder.file(file)).unwrap();
+        // The header of the tensors has some 3 KB.
+        let end = bytes.len().min(3000);
+        for _ in 0..500 {
+            let mut changed = bytes.clone();
+            for _ in 0..=rng.below(3) {
+                changed[rng.below(end)] = b"\0 \"0195-e{}[],:x\xff"[rng.below(17)];
+            }
+            std::fs::write(folder.file(file), changed).unwrap();
+            refused += usize::from(folder.open().is_err());
+        }
+    }
+    assert!((500..1000).contains(&refused), "{refused}");
 }
 
 #[test]
