@@ -2,13 +2,20 @@
 """Makes what lies in this folder: a tiny llama with random weights, PEFT adapters on it, and the logits that
 transformers and peft compute from them in f64.
 
-    make.py
+    make.py [--check target/release/valve]
+
+With --check it makes nothing: it converts every folder to GGUF and back by `valve convert`, and compares what peft
+computes from the folders that we write.
 
 Needs torch, transformers, peft and gguf; made with 2.15, 5.24, 0.21.2 and 0.19. The model's file is written here by the formulas of llama.cpp's
 converter, the adapters by peft itself.
 """
+import argparse
 import json
 import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import gguf
@@ -145,11 +152,11 @@ def logits(llama, ids):
         return llama(torch.tensor([ids])).logits[0].double().numpy()
 
 
-def fixture(ids, names, alpha, merged=False):
+def fixture(ids, names, alpha, merged=False, folder=HERE):
     """What peft computes with the adapters `names`, each at `alpha` times its own scale."""
-    peft = PeftModel.from_pretrained(model(), HERE / names[0], adapter_name="adapter-0")
+    peft = PeftModel.from_pretrained(model(), folder / names[0], adapter_name="adapter-0")
     for i, name in enumerate(names[1:], 1):
-        peft.load_adapter(HERE / name, adapter_name=f"adapter-{i}")
+        peft.load_adapter(folder / name, adapter_name=f"adapter-{i}")
     peft = peft.double().eval()
     peft.base_model.set_adapter([f"adapter-{i}" for i in range(len(names))])
     layers = [m for m in peft.modules() if isinstance(m, LoraLayer)]
@@ -164,7 +171,30 @@ def encoded(values):
     return [[float(f"{v:.8g}") for v in values[position]] for position in POSITIONS]
 
 
+def check(valve):
+    """peft's logits from folders that `valve convert` wrote, against those from the folders that peft wrote."""
+    truth = json.loads((HERE / "logits.json").read_text())
+    good = True
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = Path(scratch)
+        for name in ADAPTERS:
+            for source, target in ((HERE / name, scratch / "a.gguf"), (scratch / "a.gguf", scratch / name)):
+                subprocess.run([valve, "convert", "--force", "-m", HERE / "model.gguf", source, target], check=True)
+        for case in (c for c in truth["cases"] if c["adapters"]):
+            again = fixture(truth["ids"], case["adapters"], case["alpha"], case["merged"], scratch)
+            ours, theirs = np.array(again["logits"]), np.array(case["logits"])
+            error = ((ours - theirs) ** 2).sum() / (theirs ** 2).sum()
+            good &= error <= 1e-12
+            print(f"{case['adapters']} at {case['alpha']}: NMSE {error:.2e}")
+    sys.exit(0 if good else 1)
+
+
 def main():
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--check", metavar="VALVE")
+    args = args.parse_args()
+    if args.check:
+        check(args.check)
     llama = model()
     write_gguf(llama, HERE / "model.gguf")
     for seed, (name, fields) in enumerate(ADAPTERS.items()):
