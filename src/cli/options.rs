@@ -70,7 +70,7 @@ enum PrecisionArg {
 pub struct Loaded {
     pub engine: Engine,
     /// Adapters that stay, with their scales.
-    loras: Vec<(Valve, f32)>,
+    pub loras: Vec<(Valve, f32)>,
     /// Adapters that α turns.
     pub valves: Vec<Valve>,
     pub dial: Dial,

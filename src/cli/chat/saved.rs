@@ -1,0 +1,86 @@
+//! Conversations in files.
+
+use super::super::dial::parse_dial;
+use super::conversation::Turn;
+use super::{Talk, settings};
+use cotvalve::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+const FORMAT: &str = "cotvalve conversation 1";
+/// Longest file that is read.
+const BYTES_MAX: u64 = 64 << 20;
+
+/// What a file holds.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Saved {
+    format: String,
+    /// The model's file, for whoever reads this one.
+    model: String,
+    alpha: String,
+    scope: String,
+    /// Names as `/set` takes them.
+    sampling: BTreeMap<String, String>,
+    messages: Vec<Turn>,
+}
+
+/// Writes the conversation to `path`, and says so.
+pub(super) fn save(talk: &Talk<'_>, path: &Path) -> Result<String> {
+    let sampling = settings::FIELDS.map(|name| (name.to_owned(), settings::field(&talk.sampling, name)));
+    let saved = Saved {
+        format: FORMAT.into(),
+        model: talk.loaded.engine.model().path().display().to_string(),
+        alpha: settings::dial(&talk.loaded.dial),
+        scope: settings::scope(talk.loaded.scope).into(),
+        sampling: sampling.into(),
+        messages: talk.conversation.turns.clone(),
+    };
+    let io = |source| Error::Io { path: path.into(), source };
+    let text = serde_json::to_string_pretty(&saved).map_err(|e| io(e.into()))?;
+    write(path, &(text + "\n")).map_err(io)?;
+    Ok(format!("{} messages saved in {}", saved.messages.len(), path.display()))
+}
+
+/// Puts a whole file in the place of `path`, or changes nothing.
+fn write(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut name = path.file_name().ok_or(std::io::ErrorKind::InvalidFilename)?.to_owned();
+    name.push(".part");
+    let part = path.with_file_name(name);
+    let mut file = std::fs::File::create(&part)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    drop(file);
+    written.and_then(|()| std::fs::rename(&part, path)).inspect_err(|_| {
+        std::fs::remove_file(&part).ok();
+    })
+}
+
+/// Reads `path` in the place of the conversation; a file that says anything wrong changes nothing.
+pub(super) fn load(talk: &mut Talk<'_>, path: &Path) -> Result<String> {
+    let io = |source| Error::Io { path: path.into(), source };
+    let malformed = |what: String| Error::Malformed { path: path.into(), what };
+    let wrong = |error: Error| malformed(error.to_string());
+    let bytes = std::fs::metadata(path).map_err(io)?.len();
+    if bytes > BYTES_MAX {
+        return Err(malformed(format!("{bytes} bytes; a conversation has at most {BYTES_MAX}")));
+    }
+    let text = std::fs::read_to_string(path).map_err(io)?;
+    let saved: Saved = serde_json::from_str(&text).map_err(|e| malformed(e.to_string()))?;
+    if saved.format != FORMAT {
+        return Err(malformed(format!("format {:?} is not {FORMAT:?}", saved.format)));
+    }
+    let mut sampling = talk.sampling.clone();
+    for (name, value) in &saved.sampling {
+        settings::set_field(&mut sampling, name, value).map_err(wrong)?;
+    }
+    let dial = parse_dial(&saved.alpha).map_err(wrong)?;
+    let scope = settings::parse_scope(&saved.scope).map_err(wrong)?;
+    let session = &mut talk.conversation.session;
+    settings::turn(&mut talk.loaded, session, dial, scope)?;
+    talk.sampling = sampling;
+    talk.conversation.replace(saved.messages);
+    let messages = talk.conversation.turns.len();
+    Ok(format!("{messages} messages; alpha {}", settings::openings(&talk.loaded)))
+}

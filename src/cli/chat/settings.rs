@@ -1,0 +1,86 @@
+//! How dials, scopes and sampling read as text, and are set from it.
+
+use super::super::options::Loaded;
+use cotvalve::engine::Session;
+use cotvalve::error::{Error, Result};
+use cotvalve::sampler::Sampling;
+use cotvalve::valve::{Dial, Scope};
+
+/// The dial of the valves, as it would be typed.
+pub fn openings(loaded: &Loaded) -> String {
+    if loaded.valves.is_empty() { "- (no valve attached)".into() } else { dial(&loaded.dial) }
+}
+
+pub fn dial(dial: &Dial) -> String {
+    match dial {
+        Dial::Constant(alpha) => alpha.to_string(),
+        Dial::Steps(steps) => steps.iter().map(|(t, a)| format!("{t}={a}")).collect::<Vec<_>>().join(","),
+    }
+}
+
+/// Names of the scopes.
+pub const SCOPES: [(&str, Scope); 2] = [("all", Scope::All), ("generation", Scope::Generation)];
+
+pub fn scope(scope: Scope) -> &'static str {
+    SCOPES.iter().find(|(_, known)| *known == scope).map_or("?", |(name, _)| name)
+}
+
+/// # Errors
+/// [`Error::Argument`] for what is no scope's name.
+pub fn parse_scope(name: &str) -> Result<Scope> {
+    SCOPES.iter().find(|(known, _)| *known == name).map(|(_, scope)| *scope).ok_or_else(|| {
+        let known = SCOPES.map(|(name, _)| name).join(", ");
+        Error::Argument { name: "scope", reason: format!("{name:?} is none of {known}") }
+    })
+}
+
+/// Turns the valves; if one cannot be turned, all stay as they were.
+///
+/// # Errors
+/// Those of [`Session::set`].
+pub fn turn(loaded: &mut Loaded, session: &mut Session, dial: Dial, scope: Scope) -> Result<()> {
+    let before = (std::mem::replace(&mut loaded.dial, dial), std::mem::replace(&mut loaded.scope, scope));
+    let turned = loaded.turn(session);
+    if turned.is_err() {
+        (loaded.dial, loaded.scope) = before;
+        loaded.turn(session)?;
+    }
+    turned
+}
+
+/// Names of the sampling fields.
+pub const FIELDS: [&str; 5] = ["temp", "top-k", "top-p", "min-p", "seed"];
+
+pub fn field(sampling: &Sampling, name: &str) -> String {
+    match name {
+        "temp" => sampling.temperature.to_string(),
+        "top-k" => sampling.top_k.to_string(),
+        "top-p" => sampling.top_p.to_string(),
+        "min-p" => sampling.min_p.to_string(),
+        _ => sampling.seed.to_string(),
+    }
+}
+
+/// Sets a sampling field.
+///
+/// # Errors
+/// [`Error::Argument`] for another name, or a value that it does not take.
+pub fn set_field(sampling: &mut Sampling, name: &str, value: &str) -> Result<()> {
+    let bad = || Error::Argument { name: "set", reason: format!("{name} does not take {value:?}") };
+    let float = || value.parse::<f32>().map_err(|_| bad());
+    let mut changed = sampling.clone();
+    match name {
+        "temp" => changed.temperature = float()?,
+        "top-k" => changed.top_k = value.parse().map_err(|_| bad())?,
+        "top-p" => changed.top_p = float()?,
+        "min-p" => changed.min_p = float()?,
+        "seed" => changed.seed = value.parse().map_err(|_| bad())?,
+        _ => {
+            let known = FIELDS.join(", ");
+            return Err(Error::Argument { name: "set", reason: format!("{name:?} is none of {known}") });
+        }
+    }
+    changed.check()?;
+    *sampling = changed;
+    Ok(())
+}

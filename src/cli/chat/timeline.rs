@@ -1,0 +1,73 @@
+//! The text that a session's tokens stand for, so that a prompt that goes on from it keeps them.
+
+use cotvalve::error::Result;
+use cotvalve::tokenizer::Tokenizer;
+
+/// Text and tokens of a timeline, and the places where one is known to be the other.
+///
+/// An answer read back as text need not give the tokens that it was drawn as, and the cache holds those. So a
+/// prompt whose text begins with the timeline's up to a mark takes the timeline's tokens up to there.
+#[derive(Debug, Default)]
+pub struct Timeline {
+    text: String,
+    tokens: Vec<u32>,
+    /// (bytes of text, tokens), ascending: ends of prompts and of answers.
+    marks: Vec<(usize, usize)>,
+}
+
+impl Timeline {
+    /// The tokens of `prompt`, which become the timeline.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::encode`]; the timeline is then as it was.
+    pub fn prompt(&mut self, prompt: &str, tokenizer: &Tokenizer) -> Result<&[u32]> {
+        let agree = |(bytes, _): &(usize, usize)| prompt.starts_with(&self.text[..*bytes]);
+        let kept = self.marks.iter().take_while(|mark| agree(mark)).count();
+        match self.marks[..kept].last() {
+            Some((bytes, tokens)) => {
+                let rest = tokenizer.encode(&prompt[*bytes..], true, false)?;
+                self.tokens.truncate(*tokens);
+                self.tokens.extend(rest);
+            }
+            None => self.tokens = tokenizer.encode(prompt, true, true)?,
+        }
+        self.text.replace_range(.., prompt);
+        self.marks.truncate(kept);
+        self.mark();
+        Ok(&self.tokens)
+    }
+
+    /// What the session's timeline has become by an answer, complete or not.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`](cotvalve::error::Error) for a token outside the vocabulary.
+    pub fn answered(&mut self, tokens: Vec<u32>, tokenizer: &Tokenizer) -> Result<()> {
+        let Some(drawn) = tokens.strip_prefix(&self.tokens[..]) else {
+            // The session has moved on by itself.
+            self.clear();
+            return Ok(());
+        };
+        let mut bytes = Vec::new();
+        for token in drawn {
+            bytes.extend_from_slice(tokenizer.token_bytes(*token)?);
+        }
+        // A character that was stopped in the middle is no place to go on from.
+        if let Ok(text) = std::str::from_utf8(&bytes) {
+            self.text.push_str(text);
+            self.tokens = tokens;
+            self.mark();
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self) {
+        let mark = (self.text.len(), self.tokens.len());
+        if self.marks.last() != Some(&mark) {
+            self.marks.push(mark);
+        }
+    }
+
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
