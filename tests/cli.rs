@@ -13,6 +13,8 @@ mod interrupt;
 #[path = "cli/run.rs"]
 mod run;
 mod support;
+#[path = "cli/terminal/mod.rs"]
+mod terminal;
 
 use cotvalve::tensor::TensorType;
 use std::ffi::OsStr;

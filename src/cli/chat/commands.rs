@@ -87,7 +87,10 @@ impl Talk<'_> {
             }
             ("edit", text) => self.answer(|conversation, ask, view| conversation.ask_again(Some(text), ask, view)),
             ("thought", _) => return Ok(conversation.thought().unwrap_or("no thought yet").to_owned()),
-            ("fold", text) => self.fold = on_or_off(text, self.fold)?,
+            ("fold", text) => {
+                self.fold = on_or_off(text, self.fold)?;
+                return Ok(format!("fold {}", if self.fold { "on" } else { "off" }));
+            }
             ("set", "") => {
                 let fields = settings::FIELDS.map(|name| format!("{name} {}", settings::field(sampling, name)));
                 return Ok(fields.join("\n"));

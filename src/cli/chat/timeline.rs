@@ -47,16 +47,11 @@ impl Timeline {
             self.clear();
             return Ok(());
         };
-        let mut bytes = Vec::new();
-        for token in drawn {
-            bytes.extend_from_slice(tokenizer.token_bytes(*token)?);
-        }
-        // A character that was stopped in the middle is no place to go on from.
-        if let Ok(text) = std::str::from_utf8(&bytes) {
-            self.text.push_str(text);
-            self.tokens = tokens;
-            self.mark();
-        }
+        // Of a character that was stopped in the middle the answer has nothing: a prompt with that answer does
+        // not go on from here.
+        self.text.push_str(&tokenizer.decode(drawn)?);
+        self.tokens = tokens;
+        self.mark();
         Ok(())
     }
 
