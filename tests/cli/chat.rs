@@ -176,18 +176,19 @@ fn a_file_that_is_no_conversation_changes_nothing() {
     let input = format!("the hint\n/save {saved}\n");
     let told = chat(&folder, &[], &input).0;
     let good = std::fs::read_to_string(&saved).unwrap();
-    let mut bad: Vec<String> = (0..good.len() - 1).step_by(7).map(|end| good[..end].into()).collect();
+    let cut = (0..good.len() - 1).step_by(7);
+    let mut bad: Vec<Vec<u8>> = cut.map(|end| good.as_bytes()[..end].into()).collect();
     for (from, to) in [
         ("cotvalve conversation 1", "cotvalve conversation 2"),
-        ("\"alpha\": \"0\"", "\"alpha\": \"nan\""),
-        ("\"scope\": \"all\"", "\"scope\": \"some\""),
-        ("\"temp\": \"0\"", "\"temp\": \"-1\""),
+        ("\"alpha\":\"0\"", "\"alpha\":\"nan\""),
+        ("\"scope\":\"all\"", "\"scope\":\"some\""),
+        ("\"temp\":\"0\"", "\"temp\":\"-1\""),
         ("\"temp\"", "\"warmth\""),
         ("\"role\"", "\"rule\""),
         ("\"limit\"", "\"tired\""),
     ] {
         assert!(good.contains(from), "{from} is not in {good}");
-        bad.push(good.replace(from, to));
+        bad.push(good.replace(from, to).into());
     }
     let names: Vec<String> = (0..bad.len()).map(|i| folder.write(&format!("{i}.json"), &bad[i])).collect();
     let loads: String = names.iter().map(|name| format!("/load {name}\n")).collect();

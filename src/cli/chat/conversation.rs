@@ -74,7 +74,7 @@ impl Report {
 pub struct Conversation {
     pub session: Session,
     pub turns: Vec<Turn>,
-    timeline: Timeline,
+    pub timeline: Timeline,
     /// How often the last question was answered before.
     attempt: u64,
     pub report: Option<Report>,
@@ -106,9 +106,10 @@ impl Conversation {
         self.report = None;
     }
 
-    /// Puts other messages in the place of all.
-    pub fn replace(&mut self, turns: Vec<Turn>) {
+    /// Puts another conversation in the place of this one.
+    pub fn replace(&mut self, turns: Vec<Turn>, timeline: Timeline) {
         self.turns = turns;
+        self.timeline = timeline;
         self.attempt = 0;
         self.report = None;
     }
@@ -119,8 +120,9 @@ impl Conversation {
         (question.role == "user" && answer.role == "assistant").then_some(&*question.content)
     }
 
+    /// The last thought.
     pub fn thought(&self) -> Option<&str> {
-        self.turns.iter().rev().map(|turn| &*turn.thought).find(|thought| !thought.is_empty())
+        self.turns.iter().rev().map(|turn| &*turn.thought).map(str::trim).find(|thought| !thought.is_empty())
     }
 
     /// Answers a message. An answer that failed with nothing said leaves the conversation as it was.

@@ -2,6 +2,7 @@
 
 use super::super::dial::parse_dial;
 use super::conversation::Turn;
+use super::timeline::{Kept, Timeline};
 use super::{Talk, settings};
 use cotvalve::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,9 @@ struct Saved {
     /// Names as `/set` takes them.
     sampling: BTreeMap<String, String>,
     messages: Vec<Turn>,
+    /// The tokens that the conversation was drawn as, so that it goes on as it would have.
+    #[serde(default)]
+    timeline: Kept,
 }
 
 /// Writes the conversation to `path`, and says so.
@@ -37,9 +41,10 @@ pub(super) fn save(talk: &Talk<'_>, path: &Path) -> Result<String> {
         scope: settings::scope(talk.loaded.scope).into(),
         sampling: sampling.into(),
         messages: talk.conversation.turns.clone(),
+        timeline: talk.conversation.timeline.keep(),
     };
     let io = |source| Error::Io { path: path.into(), source };
-    let text = serde_json::to_string_pretty(&saved).map_err(|e| io(e.into()))?;
+    let text = serde_json::to_string(&saved).map_err(|e| io(e.into()))?;
     write(path, &(text + "\n")).map_err(io)?;
     Ok(format!("{} messages saved in {}", saved.messages.len(), path.display()))
 }
@@ -80,7 +85,8 @@ pub(super) fn load(talk: &mut Talk<'_>, path: &Path) -> Result<String> {
     let session = &mut talk.conversation.session;
     settings::turn(&mut talk.loaded, session, dial, scope)?;
     talk.sampling = sampling;
-    talk.conversation.replace(saved.messages);
+    let timeline = Timeline::of(saved.timeline, talk.loaded.engine.model().tokenizer());
+    talk.conversation.replace(saved.messages, timeline);
     let messages = talk.conversation.turns.len();
     Ok(format!("{messages} messages; alpha {}", settings::openings(&talk.loaded)))
 }

@@ -2,6 +2,7 @@
 
 use cotvalve::error::Result;
 use cotvalve::tokenizer::Tokenizer;
+use serde::{Deserialize, Serialize};
 
 /// Text and tokens of a timeline, and the places where one is known to be the other.
 ///
@@ -15,7 +16,33 @@ pub struct Timeline {
     marks: Vec<(usize, usize)>,
 }
 
+/// What of a timeline is kept in a file; a tokenizer gives the rest.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kept {
+    tokens: Vec<u32>,
+    /// How many tokens come before each mark.
+    marks: Vec<usize>,
+}
+
 impl Timeline {
+    pub fn keep(&self) -> Kept {
+        Kept { tokens: self.tokens.clone(), marks: self.marks.iter().map(|(_, tokens)| *tokens).collect() }
+    }
+
+    /// The timeline of a file. One of another vocabulary says nothing: its tokens have another text, or none.
+    pub fn of(kept: Kept, tokenizer: &Tokenizer) -> Self {
+        let mut timeline = Self { text: String::new(), tokens: kept.tokens, marks: Vec::new() };
+        for mark in kept.marks {
+            let from = timeline.marks.last().map_or(0, |(_, tokens)| *tokens);
+            let part = timeline.tokens.get(from..mark).filter(|part| !part.is_empty());
+            let Some(text) = part.and_then(|part| tokenizer.decode(part).ok()) else { return Self::default() };
+            timeline.text.push_str(&text);
+            timeline.mark_at(mark);
+        }
+        timeline
+    }
+
     /// The tokens of `prompt`, which become the timeline.
     ///
     /// # Errors
@@ -56,7 +83,11 @@ impl Timeline {
     }
 
     fn mark(&mut self) {
-        let mark = (self.text.len(), self.tokens.len());
+        self.mark_at(self.tokens.len());
+    }
+
+    fn mark_at(&mut self, tokens: usize) {
+        let mark = (self.text.len(), tokens);
         if self.marks.last() != Some(&mark) {
             self.marks.push(mark);
         }
