@@ -22,6 +22,8 @@ import time
 COLUMNS, ROWS = 92, 30
 QUESTION = "Nina buys 9 muffins for 3 dollars each and 5 cakes for 7 dollars each. How much does Nina spend in total?"
 SCRIPT = [QUESTION, "/alpha 0.5", "/regen", "/alpha 1", "/regen"]
+# The line editor turns bracketed paste on when it begins.
+EDITOR_BEGINS = b"\x1b[?2004h"
 KEY_SECONDS = 0.035
 READ_SECONDS = 1.2
 LAST_SECONDS = 5.0
@@ -44,7 +46,7 @@ class Recorder:
 
         self.screen = screen()
         self.stream = pyte.ByteStream(self.screen)
-        self.events = []
+        self.events, self.written, self.prompts = [], b"", 0
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.environ.update(TERM="xterm-256color")
@@ -65,6 +67,7 @@ class Recorder:
                 if not data:
                     return False
                 self.events.append((time.monotonic() - self.started, data))
+                self.written += data
                 self.stream.feed(data)
         return True
 
@@ -73,8 +76,10 @@ class Recorder:
         return cursor.x == 2 and self.screen.display[cursor.y].rstrip() == ">"
 
     def wait(self):
+        """Reads until the editor has begun once more, and waits for keys."""
         deadline = time.monotonic() + 120
-        while not self.ready():
+        self.prompts += 1
+        while not (self.ready() and self.written.count(EDITOR_BEGINS) >= self.prompts):
             if not self.read(0.02) or time.monotonic() > deadline:
                 raise SystemExit("the prompt did not come:\n" + "\n".join(self.screen.display))
 
@@ -84,9 +89,6 @@ class Recorder:
             self.read(KEY_SECONDS)
         self.read(0.3)
         os.write(self.fd, b"\r")
-        # Until the program has taken the line.
-        while self.ready() or self.screen.display[self.screen.cursor.y].startswith("> "):
-            self.read(0.01)
 
 
 def record(command):

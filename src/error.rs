@@ -33,6 +33,9 @@ pub enum Error {
     /// The conversation no longer fits the context.
     #[error("the context is full: {needed} tokens are needed and {capacity} fit")]
     ContextFull { needed: usize, capacity: usize },
+    /// The sessions of an engine together hold more than its cache has room for.
+    #[error("the cache is full: {needed} more tokens need a place and the other sessions leave {free}")]
+    CacheFull { needed: usize, free: usize },
     /// The caller asked for the work to stop.
     #[error("cancelled")]
     Cancelled,

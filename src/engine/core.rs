@@ -5,7 +5,7 @@ use crate::backend::{Batch, PageId, Span};
 use crate::error::{Error, Result};
 use crate::kv::Pages;
 use crate::model::Stage;
-use crate::valve::Adapter;
+use crate::valve::{Adapter, Part, Setting};
 use std::sync::Arc;
 
 /// Names a sequence of an engine.
@@ -17,11 +17,21 @@ pub(super) struct Core {
     pages: Pages,
     sequences: Vec<Option<Sequence>>,
     adapters: Vec<Arc<Adapter>>,
+    /// What each column of the openings turns.
+    slots: Vec<SlotKey>,
     plan: Plan,
     logits: Vec<f32>,
     /// Which single row is planned first: another at every step, so that none waits for ever.
     first: usize,
     pub limits: Limits,
+}
+
+/// What a slot turns, known by what it does: two slots of one key act alike at one opening.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct SlotKey {
+    /// [`Adapter::content_hash`]
+    pub adapter: [u8; 32],
+    pub part: Part,
 }
 
 /// Sizes fixed when the engine is made.
@@ -42,6 +52,8 @@ struct Plan {
     tokens: Vec<u32>,
     positions: Vec<u32>,
     openings: Vec<f32>,
+    /// Room to propose openings in.
+    alphas: Vec<f32>,
     spans: Vec<Span>,
     /// The sequence of each span.
     owners: Vec<SequenceId>,
@@ -67,7 +79,7 @@ impl Plan {
         for position in s.computed..s.computed + rows {
             self.tokens.push(s.tokens[position]);
             self.positions.push(position as u32);
-            self.openings.extend((0..s.settings.len()).map(|slot| s.proposed(slot, position)));
+            s.propose(position, &mut self.alphas, &mut self.openings);
         }
         self.pages.extend_from_slice(&s.pages);
         self.spans.push(Span { rows: first..self.tokens.len() as u32, table: table..self.pages.len() as u32 });
@@ -92,17 +104,27 @@ impl Core {
         // Tables grow while sequences are decoded, which allocates nothing.
         let plan = Plan { pages: Vec::with_capacity(pages), ..Plan::default() };
         let (pages, logits) = (Pages::new(pages), Vec::new());
-        Self { stage, pages, sequences: Vec::new(), adapters: Vec::new(), plan, logits, first: 0, limits }
+        let (sequences, adapters, slots) = (Vec::new(), Vec::new(), Vec::new());
+        Self { stage, pages, sequences, adapters, slots, plan, logits, first: 0, limits }
     }
 
-    /// Attaches an adapter and returns its slot. What is computed stays, with the new slot closed.
-    pub fn attach(&mut self, adapter: Arc<Adapter>) -> Result<usize> {
+    /// Attaches an adapter and returns its index and its first slot. What is computed stays, with the added slots
+    /// closed.
+    pub fn attach(&mut self, adapter: Arc<Adapter>) -> Result<(usize, usize)> {
         let mut adapters = self.adapters.clone();
-        adapters.push(adapter);
+        adapters.push(adapter.clone());
         self.stage.attach(&adapters)?;
         self.adapters = adapters;
-        self.sequences.iter_mut().flatten().for_each(Sequence::add_slot);
-        Ok(self.adapters.len() - 1)
+        self.sequences.iter_mut().flatten().for_each(|s| s.add_adapter(&adapter));
+        let first = self.slots.len();
+        self.slots.extend(adapter.parts().iter().map(|part| SlotKey { adapter: *adapter.content_hash(), part: *part }));
+        Ok((self.adapters.len() - 1, first))
+    }
+
+    /// Turns the adapter `index` in the sequence `id`.
+    pub fn turn(&mut self, id: SequenceId, index: usize, setting: Setting) {
+        let adapter = self.adapters[index].clone();
+        self.sequence(id).turn(index, adapter.parts(), setting);
     }
 
     pub fn adapters(&self) -> &[Arc<Adapter>] {
@@ -110,7 +132,7 @@ impl Core {
     }
 
     pub fn open(&mut self) -> SequenceId {
-        let sequence = Sequence::new(self.adapters.len(), self.limits.context);
+        let sequence = Sequence::new(&self.adapters, self.limits.context);
         let free = self.sequences.iter().position(Option::is_none);
         let id = free.unwrap_or(self.sequences.len());
         if free.is_none() {
@@ -238,17 +260,17 @@ impl Core {
 
     fn run(&mut self) -> Result<()> {
         self.logits.resize(self.plan.outputs.len() * self.limits.vocab, 0.0);
-        self.stage.step(&self.plan.batch(self.adapters.len()), &mut self.logits)
+        self.stage.step(&self.plan.batch(self.slots.len()), &mut self.logits)
     }
 
     /// Records the rows as computed and draws tokens for the sequences that are complete.
     fn commit(&mut self) {
-        let slots = self.adapters.len();
+        let slots = self.slots.len();
         let mut logits = self.logits.chunks_exact(self.limits.vocab);
         for (span, id) in self.plan.spans.iter().zip(&self.plan.owners) {
             let Some(s) = self.sequences[*id].as_mut() else { continue };
             let rows = span.rows.start as usize..span.rows.end as usize;
-            s.used.extend_from_slice(&self.plan.openings[rows.start * slots..rows.end * slots]);
+            rows.clone().for_each(|row| s.used.push(&self.plan.openings[row * slots..][..slots]));
             s.computed += rows.len();
             s.wanted = s.pending() > 0;
             if s.wanted {
@@ -278,7 +300,8 @@ impl Core {
         self.plan.outputs.extend(0..rows as u32);
         self.run()?;
         let s = self.sequences[id].as_mut().expect("a session outlived its sequence");
-        s.used.extend_from_slice(&self.plan.openings);
+        let slots = self.slots.len();
+        (0..rows).for_each(|row| s.used.push(&self.plan.openings[row * slots..][..slots]));
         s.computed += rows;
         std::mem::swap(&mut self.logits, logits);
         Ok(first)

@@ -1,6 +1,7 @@
 //! The engine: one model on one device, stepping all its sessions together.
 
 mod core;
+mod openings;
 mod sequence;
 mod session;
 
@@ -28,7 +29,7 @@ pub struct EngineOptions {
     pub sessions: usize,
     /// Rows of a step: how much of a prompt is computed at once.
     pub batch: usize,
-    /// Type of cached keys and values: F16 or F32.
+    /// Type of cached keys and values: F16, F32, or Q8_0 for models whose head size is a multiple of 32.
     pub kv_type: TensorType,
     pub precision: Precision,
 }
@@ -51,10 +52,13 @@ pub struct Engine {
     core: Arc<Mutex<Core>>,
 }
 
-/// An attached adapter: which opening turns it.
+/// An attached adapter: which openings turn it.
 #[derive(Clone, Debug)]
 pub struct Valve {
-    slot: usize,
+    /// Its place among the attached adapters.
+    index: usize,
+    /// The slot of its first part; those of the others follow.
+    first_slot: usize,
     adapter: Arc<Adapter>,
 }
 
@@ -66,7 +70,7 @@ impl Valve {
 
     /// Whether it is attached to the engine of `core`.
     fn is_of(&self, core: &Core) -> bool {
-        core.adapters().get(self.slot).is_some_and(|adapter| Arc::ptr_eq(adapter, &self.adapter))
+        core.adapters().get(self.index).is_some_and(|adapter| Arc::ptr_eq(adapter, &self.adapter))
     }
 }
 
@@ -137,11 +141,11 @@ impl Engine {
     pub fn attach_adapter(&self, adapter: Adapter) -> Result<Valve> {
         adapter.check(self.model.config(), self.model.has_output())?;
         let adapter = Arc::new(adapter);
-        let slot = self.lock().attach(adapter.clone())?;
-        Ok(Valve { slot, adapter })
+        let (index, first_slot) = self.lock().attach(adapter.clone())?;
+        Ok(Valve { index, first_slot, adapter })
     }
 
-    /// Files attached so far, in the order of their slots.
+    /// Files attached so far, in order.
     pub fn adapters(&self) -> Vec<Arc<Adapter>> {
         self.lock().adapters().to_vec()
     }

@@ -5,7 +5,7 @@ use super::{Engine, Valve};
 use crate::error::{Error, Result};
 use crate::sampler::{Sampler, Sampling};
 use crate::tokenizer::Decoder;
-use crate::valve::{Dial, Scope, Setting};
+use crate::valve::{Dial, Part, Scope, Setting};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -51,18 +51,26 @@ impl Session {
         &self.engine
     }
 
-    /// Sets the dial of an attached adapter. It acts from the next row on, in mid-answer too; what is in the
-    /// cache stays until the next [`Session::prompt`].
+    /// Sets one dial for all parts of an attached adapter. It acts from the next row on, in mid-answer too; what is
+    /// in the cache stays until the next [`Session::prompt`].
     ///
     /// # Errors
     /// Those of [`Dial::check`]; [`Error::Argument`] for a valve of another engine.
     pub fn set(&mut self, valve: &Valve, dial: Dial, scope: Scope) -> Result<()> {
-        dial.check()?;
+        self.set_with(valve, Setting::uniform(dial, scope))
+    }
+
+    /// The same with dials for parts: groups of projections, ranges of layers.
+    ///
+    /// # Errors
+    /// Those of [`Setting::check`]; [`Error::Argument`] for a valve of another engine.
+    pub fn set_with(&mut self, valve: &Valve, setting: Setting) -> Result<()> {
+        setting.check(self.engine.model().config().layers)?;
         let mut core = self.engine.lock();
         if !valve.is_of(&core) {
             return Err(Error::argument("valve", "it is attached to another engine"));
         }
-        core.sequence(self.id).settings[valve.slot] = Setting { dial, scope };
+        core.turn(self.id, valve.index, setting);
         Ok(())
     }
 
@@ -134,13 +142,17 @@ impl Session {
     }
 
     /// The openings of `valve` as used, one for every token that is in the cache; none for a valve of another engine.
+    /// Of a valve whose parts have dials of their own these are the first part's: [`Session::openings_of`] gives each.
     pub fn openings(&self, valve: &Valve) -> Vec<f32> {
+        self.openings_of(valve, valve.adapter().parts()[0])
+    }
+
+    /// The openings of one part of `valve`; none where the adapter has no such part.
+    pub fn openings_of(&self, valve: &Valve, part: Part) -> Vec<f32> {
         let mut core = self.engine.lock();
-        if !valve.is_of(&core) {
-            return Vec::new();
-        }
-        let sequence = core.sequence(self.id);
-        sequence.used.iter().skip(valve.slot).step_by(sequence.settings.len()).copied().collect()
+        let Some(slot) = valve.adapter().slot(part).filter(|_| valve.is_of(&core)) else { return Vec::new() };
+        let used = &core.sequence(self.id).used;
+        (0..used.len()).map(|position| used.row(position)[valve.first_slot + slot]).collect()
     }
 
     /// A handle that stops the generation.
@@ -197,6 +209,14 @@ impl Generation<'_> {
     /// Those of [`Session::set`].
     pub fn set(&mut self, valve: &Valve, dial: Dial, scope: Scope) -> Result<()> {
         self.session.set(valve, dial, scope)
+    }
+
+    /// Sets dials in mid-answer; see [`Session::set_with`].
+    ///
+    /// # Errors
+    /// Those of [`Session::set_with`].
+    pub fn set_with(&mut self, valve: &Valve, setting: Setting) -> Result<()> {
+        self.session.set_with(valve, setting)
     }
 
     /// Asks for a token unless one waits, or an error, or the generation is over.

@@ -1,6 +1,5 @@
 //! What begins with a slash.
 
-use super::super::dial::parse_dial;
 use super::conversation::{Conversation, Report};
 use super::{Talk, saved, settings, valves};
 use cotvalve::error::{Error, Result};
@@ -9,7 +8,12 @@ use std::path::Path;
 
 /// Every command: name, what follows it, what it does.
 const COMMANDS: [(&str, &str, &str); 15] = [
-    ("alpha", "X", "turn the valve: 0 is the base model, 1 the valve as trained; TOKEN=ALPHA,... makes steps"),
+    (
+        "alpha",
+        "X",
+        "turn the valves: 0 is the base model, 1 the valve as trained; TOKEN=ALPHA,... makes steps,\n\
+        FROM..TO@TOKENS a line. attn X, mlp X, layers 0-9:X and NAME X turn parts, or one valve by its name",
+    ),
     ("scope", "S", "which tokens the valve acts on: all, or generation for the answers only"),
     ("valves", "", "what is attached, and how it stands"),
     ("system", "TEXT", "the system message; /system - takes it away"),
@@ -65,14 +69,13 @@ impl Talk<'_> {
             ("alpha", text) => {
                 if !text.is_empty() {
                     let scope = loaded.scope;
-                    settings::turn(loaded, &mut conversation.session, parse_dial(text)?, scope)?;
+                    settings::turn(loaded, &mut conversation.session, Some(text), scope)?;
                 }
                 return Ok(format!("alpha {}", settings::openings(loaded)));
             }
             ("scope", text) => {
                 if !text.is_empty() {
-                    let dial = loaded.dial.clone();
-                    settings::turn(loaded, &mut conversation.session, dial, settings::parse_scope(text)?)?;
+                    settings::turn(loaded, &mut conversation.session, None, settings::parse_scope(text)?)?;
                 }
                 return Ok(format!("scope {}", settings::scope(loaded.scope)));
             }
@@ -144,7 +147,10 @@ fn of_answer(report: &Report) -> String {
 fn help() -> String {
     let usage = |(name, rest, _): &(&str, &str, &str)| format!("/{name} {rest}").trim_end().len();
     let width = COMMANDS.iter().map(usage).max().unwrap_or(0);
-    let line = |(name, rest, what): &(&str, &str, &str)| format!("{:width$}  {what}\n", format!("/{name} {rest}"));
+    let indent = format!("\n{:width$}  ", "");
+    let line = |(name, rest, what): &(&str, &str, &str)| {
+        format!("{:width$}  {}\n", format!("/{name} {rest}"), what.replace('\n', &indent))
+    };
     COMMANDS.iter().map(line).collect::<String>() + ENTRY_HELP
 }
 

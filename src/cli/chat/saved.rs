@@ -1,6 +1,5 @@
 //! Conversations in files.
 
-use super::super::dial::parse_dial;
 use super::conversation::Turn;
 use super::timeline::{Kept, Timeline};
 use super::{Talk, settings};
@@ -37,7 +36,7 @@ pub(super) fn save(talk: &Talk<'_>, path: &Path) -> Result<String> {
     let saved = Saved {
         format: FORMAT.into(),
         model: talk.loaded.engine.model().path().display().to_string(),
-        alpha: settings::dial(&talk.loaded.dial),
+        alpha: talk.loaded.alpha(),
         scope: settings::scope(talk.loaded.scope).into(),
         sampling: sampling.into(),
         messages: talk.conversation.turns.clone(),
@@ -80,10 +79,9 @@ pub(super) fn load(talk: &mut Talk<'_>, path: &Path) -> Result<String> {
     for (name, value) in &saved.sampling {
         settings::set_field(&mut sampling, name, value).map_err(wrong)?;
     }
-    let dial = parse_dial(&saved.alpha).map_err(wrong)?;
     let scope = settings::parse_scope(&saved.scope).map_err(wrong)?;
     let session = &mut talk.conversation.session;
-    settings::turn(&mut talk.loaded, session, dial, scope)?;
+    settings::turn(&mut talk.loaded, session, Some(&saved.alpha), scope).map_err(wrong)?;
     talk.sampling = sampling;
     let timeline = Timeline::of(saved.timeline, talk.loaded.engine.model().tokenizer());
     talk.conversation.replace(saved.messages, timeline);

@@ -4,18 +4,11 @@ use super::super::options::Loaded;
 use cotvalve::engine::Session;
 use cotvalve::error::{Error, Result};
 use cotvalve::sampler::Sampling;
-use cotvalve::valve::{Dial, Scope};
+use cotvalve::valve::Scope;
 
-/// The dial of the valves, as it would be typed.
+/// How the valves stand, as it would be typed.
 pub fn openings(loaded: &Loaded) -> String {
-    if loaded.valves.is_empty() { "- (no valve attached)".into() } else { dial(&loaded.dial) }
-}
-
-pub fn dial(dial: &Dial) -> String {
-    match dial {
-        Dial::Constant(alpha) => alpha.to_string(),
-        Dial::Steps(steps) => steps.iter().map(|(t, a)| format!("{t}={a}")).collect::<Vec<_>>().join(","),
-    }
+    if loaded.valves.is_empty() { "- (no valve attached)".into() } else { loaded.alpha() }
 }
 
 /// Names of the scopes.
@@ -34,15 +27,18 @@ pub fn parse_scope(name: &str) -> Result<Scope> {
     })
 }
 
-/// Turns the valves; if one cannot be turned, all stay as they were.
+/// Turns the valves to what was typed; if one cannot be turned, all stay as they were.
 ///
 /// # Errors
-/// Those of [`Session::set`].
-pub fn turn(loaded: &mut Loaded, session: &mut Session, dial: Dial, scope: Scope) -> Result<()> {
-    let before = (std::mem::replace(&mut loaded.dial, dial), std::mem::replace(&mut loaded.scope, scope));
+/// Those of [`Loaded::set_alpha`] and [`Loaded::turn`].
+pub fn turn(loaded: &mut Loaded, session: &mut Session, alpha: Option<&str>, scope: Scope) -> Result<()> {
+    let before = (loaded.alpha(), loaded.scope);
+    alpha.map_or(Ok(()), |text| loaded.set_alpha(text))?;
+    loaded.scope = scope;
     let turned = loaded.turn(session);
     if turned.is_err() {
-        (loaded.dial, loaded.scope) = before;
+        loaded.set_alpha(&before.0)?;
+        loaded.scope = before.1;
         loaded.turn(session)?;
     }
     turned

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 pub(super) fn describe(loaded: &Loaded) -> Result<String> {
     let lora =
         |(valve, scale): &(cotvalve::engine::Valve, f32)| of_adapter(valve.adapter(), &format!("stays at {scale}"));
-    let alpha = format!("alpha {}, scope {}", settings::dial(&loaded.dial), settings::scope(loaded.scope));
+    let alpha = format!("alpha {}, scope {}", settings::openings(loaded), settings::scope(loaded.scope));
     let valves = loaded.valves.iter().map(|valve| of_adapter(valve.adapter(), &alpha));
     let all = loaded.loras.iter().map(lora).chain(valves).collect::<Result<Vec<_>>>()?;
     Ok(if all.is_empty() { "nothing is attached".into() } else { all.join("\n") })
