@@ -52,6 +52,7 @@ pub struct ModelArgs {
 enum ScopeArg {
     All,
     Generation,
+    Think,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -115,6 +116,7 @@ impl ModelArgs {
         let scope = match self.scope {
             ScopeArg::All => Scope::All,
             ScopeArg::Generation => Scope::Generation,
+            ScopeArg::Think => Scope::Think,
         };
         let loaded = Loaded { engine, loras, valves, dial, own, parts, scope };
         loaded.check_parts()?;

@@ -1,6 +1,7 @@
 //! The step: plan rows, run them, commit what came out.
 
 use super::sequence::Sequence;
+use super::thoughts::Thoughts;
 use crate::backend::{Batch, PageId, Span};
 use crate::error::{Error, Result};
 use crate::kv::Pages;
@@ -23,6 +24,8 @@ pub(super) struct Core {
     logits: Vec<f32>,
     /// Which single row is planned first: another at every step, so that none waits for ever.
     first: usize,
+    /// None if the model's chat template knows no thought.
+    thoughts: Option<Thoughts>,
     pub limits: Limits,
 }
 
@@ -100,12 +103,12 @@ impl Plan {
 }
 
 impl Core {
-    pub fn new(stage: Box<dyn Stage>, pages: usize, limits: Limits) -> Self {
+    pub fn new(stage: Box<dyn Stage>, pages: usize, limits: Limits, thoughts: Option<Thoughts>) -> Self {
         // Tables grow while sequences are decoded, which allocates nothing.
         let plan = Plan { pages: Vec::with_capacity(pages), ..Plan::default() };
         let (pages, logits) = (Pages::new(pages), Vec::new());
         let (sequences, adapters, slots) = (Vec::new(), Vec::new(), Vec::new());
-        Self { stage, pages, sequences, adapters, slots, plan, logits, first: 0, limits }
+        Self { stage, pages, sequences, adapters, slots, plan, logits, first: 0, thoughts, limits }
     }
 
     /// Attaches an adapter and returns its index and its first slot. What is computed stays, with the added slots
@@ -127,12 +130,18 @@ impl Core {
         self.sequence(id).turn(index, adapter.parts(), setting);
     }
 
+    /// Whether a sequence can be known to think.
+    pub fn knows_thoughts(&self) -> bool {
+        self.thoughts.is_some()
+    }
+
     pub fn adapters(&self) -> &[Arc<Adapter>] {
         &self.adapters
     }
 
     pub fn open(&mut self) -> SequenceId {
-        let sequence = Sequence::new(&self.adapters, self.limits.context);
+        let mut sequence = Sequence::new(&self.adapters, self.limits.context);
+        sequence.scanner = self.thoughts.as_ref().map(Thoughts::scanner);
         let free = self.sequences.iter().position(Option::is_none);
         let id = free.unwrap_or(self.sequences.len());
         if free.is_none() {
@@ -170,6 +179,9 @@ impl Core {
             return Err(Error::ContextFull { needed: sequence.tokens.len() + 1, capacity: context });
         }
         sequence.tokens.push(token);
+        if let Some(thoughts) = &self.thoughts {
+            thoughts.drawn(self.sequences[id].as_mut().expect("a session outlived its sequence"));
+        }
         Ok(())
     }
 
@@ -195,8 +207,11 @@ impl Core {
         if tokens.len() > context {
             return Err(Error::ContextFull { needed: tokens.len(), capacity: context });
         }
-        let Self { sequences, pages, .. } = self;
+        let Self { sequences, pages, thoughts, .. } = self;
         let sequence = sequences[id].as_mut().expect("a session outlived its sequence");
+        if let Some(thoughts) = thoughts {
+            thoughts.begin(sequence, tokens);
+        }
         sequence.replace(tokens);
         pages.shrink(&mut sequence.pages, sequence.computed);
         Ok(sequence.computed)
@@ -280,6 +295,9 @@ impl Core {
                 let token = sampler.next(logits);
                 s.tokens.push(token);
                 s.mailbox.push_back(token);
+                if let Some(thoughts) = &self.thoughts {
+                    thoughts.drawn(s);
+                }
             }
         }
     }

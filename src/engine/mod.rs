@@ -4,10 +4,12 @@ mod core;
 mod openings;
 mod sequence;
 mod session;
+mod thoughts;
 
 pub use session::{Cancel, Event, Generation, Session, Stop};
 
 use self::core::{Core, Limits};
+use self::thoughts::Thoughts;
 use crate::backend::Precision;
 use crate::cpu::Cpu;
 use crate::error::{Error, Result};
@@ -112,7 +114,7 @@ impl Engine {
         let spec = StageSpec { rows, outputs, pages, page_len: PAGE_LEN, kv_type: options.kv_type };
         let stage = Box::new(Forward::new(backend, config.clone(), weights, spec)?);
         let limits = Limits { context, rows, outputs, vocab: config.vocab };
-        let core = Arc::new(Mutex::new(Core::new(stage, pages, limits)));
+        let core = Arc::new(Mutex::new(Core::new(stage, pages, limits, Thoughts::of(&model))));
         Ok(Self { model, core })
     }
 

@@ -3,6 +3,7 @@
 use super::openings::Openings;
 use super::session::Cancel;
 use crate::backend::PageId;
+use crate::chat::ThoughtScanner;
 use crate::error::Error;
 use crate::sampler::Sampler;
 use crate::valve::{Adapter, Origins, Part, Setting};
@@ -18,6 +19,8 @@ pub(super) struct Sequence {
     /// Of every computed token: the openings as used, not as planned.
     pub used: Openings,
     pub origins: Origins,
+    /// Follows the answer; none if the model's chat template knows no thought.
+    pub scanner: Option<ThoughtScanner>,
     pub pages: Vec<PageId>,
     /// One for each attached adapter, in the order of their slots.
     turns: Vec<Turn>,
@@ -55,6 +58,7 @@ impl Sequence {
             computed: 0,
             used: Openings::new(slots, context),
             origins: Origins::default(),
+            scanner: None,
             pages: Vec::with_capacity(crate::kv::Pages::needed(context)),
             turns: adapters.iter().map(closed).collect(),
             sampler: None,
