@@ -217,8 +217,9 @@ def text(x, y, content, kind=""):
 def to_svg(found, end):
     width, height = 2 * MARGIN + COLUMNS * CELL_WIDTH, BAR + 2 * MARGIN + ROWS * CELL_HEIGHT
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height}" width="{width:.0f}">',
-        "<style>text{font:14px ui-monospace,'DejaVu Sans Mono',Menlo,Consolas,monospace;fill:#d8dee9;white-space:pre}"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height}" width="{width:.0f}" '
+        'font-family="DejaVu Sans Mono, Menlo, Consolas, monospace" font-size="14">',
+        "<style>text{fill:#d8dee9;white-space:pre}"
         ".d{fill:#7b8494}.t{fill:#9aa5b5;text-anchor:middle}</style>",
         f'<rect width="100%" height="100%" rx="8" fill="#161a21"/><path d="M0 {BAR}H{width:.0f}" stroke="#2b313c"/>',
         *(f'<circle cx="{18 + 18 * i}" cy="15" r="5" fill="#3a4250"/>' for i in range(3)),

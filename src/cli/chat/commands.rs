@@ -14,7 +14,11 @@ const COMMANDS: [(&str, &str, &str); 15] = [
         "turn the valves: 0 is the base model, 1 the valve as trained; TOKEN=ALPHA,... makes steps,\n\
         FROM..TO@TOKENS a line. attn X, mlp X, layers 0-9:X and NAME X turn parts, or one valve by its name",
     ),
-    ("scope", "S", "which tokens the valve acts on: all, or generation for the answers only"),
+    (
+        "scope",
+        "S",
+        "which tokens the valves act on: all, generation (the answers only), or think (their thoughts only)",
+    ),
     ("valves", "", "what is attached, and how it stands"),
     ("system", "TEXT", "the system message; /system - takes it away"),
     ("reset", "", "forget the conversation, but for the system message"),
@@ -38,7 +42,7 @@ pub fn words_after(typed: &str) -> Vec<String> {
     let own = |words: &[&str]| words.iter().map(|word| word.to_string()).collect();
     match typed {
         "" => COMMANDS.iter().map(|(name, _, _)| format!("/{name}")).collect(),
-        "/scope " => settings::SCOPES.iter().map(|(name, _)| name.to_string()).collect(),
+        "/scope " => settings::scopes().map(|(name, _)| name).collect(),
         "/fold " => own(&["on", "off"]),
         "/set " => own(&settings::FIELDS),
         _ => Vec::new(),

@@ -1,13 +1,13 @@
 //! A conversation: what was said, and the session that keeps its cache.
 
 use super::screen::{Counts, View};
-use super::thought::{Part, Splitter};
 use super::timeline::Timeline;
-use cotvalve::chat::Message;
-use cotvalve::engine::{Session, Stop};
+use cotvalve::chat::{Message, Part, ThoughtSplitter};
+use cotvalve::engine::{Event, Session, Stop};
 use cotvalve::error::{Error, Result};
 use cotvalve::model::Model;
 use cotvalve::sampler::Sampling;
+use cotvalve::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,22 @@ pub struct Turn {
 impl Turn {
     pub fn new(role: &str, content: &str) -> Self {
         Self { role: role.into(), content: content.into(), thought: String::new(), end: None }
+    }
+
+    /// As a template takes it.
+    fn message(&self) -> Message {
+        if self.role == "assistant" {
+            Message::assistant(&*self.thought, &*self.content)
+        } else {
+            Message::new(&*self.role, &*self.content)
+        }
+    }
+
+    fn add(&mut self, part: Part, text: &str) {
+        match part {
+            Part::Thought => self.thought.push_str(text),
+            Part::Answer => self.content.push_str(text),
+        }
     }
 }
 
@@ -122,7 +138,7 @@ impl Conversation {
 
     /// The last thought.
     pub fn thought(&self) -> Option<&str> {
-        self.turns.iter().rev().map(|turn| &*turn.thought).map(str::trim).find(|thought| !thought.is_empty())
+        self.turns.iter().rev().map(|turn| &*turn.thought).find(|thought| !thought.is_empty())
     }
 
     /// Answers a message. An answer that failed with nothing said leaves the conversation as it was.
@@ -174,49 +190,34 @@ impl Conversation {
 
     fn generate(&mut self, how: &Ask<'_>, view: &mut View, turn: &mut Turn) -> Result<()> {
         let started = Instant::now();
-        let messages: Vec<_> = self.turns.iter().map(|turn| Message::new(&*turn.role, &*turn.content)).collect();
-        let rendered = how.model.render_chat(&messages)?;
         let tokenizer = how.model.tokenizer();
+        let messages: Vec<_> = self.turns.iter().map(Turn::message).collect();
+        let rendered = how.model.render_chat(&messages)?;
         let held = self.session.tokens().len();
         let prompt = self.timeline.prompt(&rendered, tokenizer)?;
         let (prompt, cached) = (prompt.len(), self.session.prompt(prompt)?);
         let limit = (how.limit)(prompt)?;
         let sampling = Sampling { seed: how.sampling.seed.wrapping_add(self.attempt), ..how.sampling.clone() };
-        let mut splitter = Splitter::new(&rendered);
+        let splitter = ThoughtSplitter::new(how.model.thought_tags().as_ref(), &rendered);
+        let mut answer = Answer { splitter, turn, view };
         let (mut first, mut stop, mut failed) = (None, None, None);
-        let mut show = |part: Part, text: &str, view: &mut View| {
-            match part {
-                Part::Thought => turn.thought.push_str(text),
-                Part::Answer => turn.content.push_str(text),
-            }
-            view.piece(part, text)
-        };
         for event in self.session.generate(&sampling, limit)? {
-            let event = match event {
-                Ok(event) => event,
-                Err(error) => {
-                    failed = Some(error);
-                    break;
+            match event {
+                Ok(event) => {
+                    first.get_or_insert_with(Instant::now);
+                    stop = event.stop;
+                    answer.hear(&event, tokenizer)?;
                 }
-            };
-            first.get_or_insert_with(Instant::now);
-            stop = event.stop;
-            let mut shown = Ok(());
-            splitter.push(&event.text, &mut |part, text| shown = show(part, text, view));
-            shown?;
-            view.token(splitter.part())?;
+                Err(error) => failed = Some(error),
+            }
         }
-        let mut shown = Ok(());
-        splitter.finish(&mut |part, text| shown = show(part, text, view));
-        shown?;
-        view.finish()?;
-        self.timeline.answered(self.session.tokens(), tokenizer)?;
         let end = match (stop, &failed) {
             (_, Some(_)) => End::Stopped,
             (Some(Stop::End), _) => End::Complete,
             _ => End::Limit,
         };
-        turn.end = Some(end);
+        answer.finish(end)?;
+        self.timeline.answered(self.session.tokens(), tokenizer)?;
         let first = first.unwrap_or_else(Instant::now);
         let counts = view.counts();
         self.report = Some(Report {
@@ -231,6 +232,48 @@ impl Conversation {
             full: end == End::Limit && prompt + counts.total() >= how.context,
         });
         failed.filter(|error| !matches!(error, Error::Cancelled)).map_or(Ok(()), Err)
+    }
+}
+
+/// An answer while it comes: split, shown, and kept.
+struct Answer<'a> {
+    splitter: ThoughtSplitter,
+    turn: &'a mut Turn,
+    view: &'a mut View,
+}
+
+impl Answer<'_> {
+    fn hear(&mut self, event: &Event, tokenizer: &Tokenizer) -> Result<()> {
+        let Self { splitter, turn, view } = self;
+        let (before, mut shown) = (splitter.part(), Ok(()));
+        splitter.token(tokenizer, event.token, &event.text, &mut |part, text| {
+            turn.add(part, text);
+            if shown.is_ok() {
+                shown = view.piece(part, text);
+            }
+        });
+        shown?;
+        // The tags are the thought's.
+        view.token(if before == Part::Thought { before } else { splitter.part() })
+    }
+
+    fn finish(self, end: End) -> Result<()> {
+        let Self { mut splitter, turn, view } = self;
+        let mut shown = Ok(());
+        splitter.finish(&mut |part, text| {
+            turn.add(part, text);
+            if shown.is_ok() {
+                shown = view.piece(part, text);
+            }
+        });
+        shown?;
+        turn.end = Some(end);
+        if !turn.thought.is_empty() {
+            // What stands between the tags and the words is the template's affair.
+            turn.thought = turn.thought.trim().to_owned();
+            turn.content = turn.content.trim_start().to_owned();
+        }
+        view.finish()
     }
 }
 

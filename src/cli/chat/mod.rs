@@ -6,7 +6,6 @@ mod input;
 mod saved;
 mod screen;
 mod settings;
-mod thought;
 mod timeline;
 mod valves;
 

@@ -37,7 +37,7 @@ pub(super) fn save(talk: &Talk<'_>, path: &Path) -> Result<String> {
         format: FORMAT.into(),
         model: talk.loaded.engine.model().path().display().to_string(),
         alpha: talk.loaded.alpha(),
-        scope: settings::scope(talk.loaded.scope).into(),
+        scope: settings::scope(talk.loaded.scope),
         sampling: sampling.into(),
         messages: talk.conversation.turns.clone(),
         timeline: talk.conversation.timeline.keep(),

@@ -1,6 +1,6 @@
 //! What is shown, and how: styles and live counts on a terminal, the answers alone in a pipe.
 
-use super::thought::Part;
+use cotvalve::chat::Part;
 use cotvalve::error::Result;
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};

@@ -1,6 +1,7 @@
 //! How dials, scopes and sampling read as text, and are set from it.
 
-use super::super::options::Loaded;
+use super::super::options::{Loaded, ScopeArg};
+use clap::ValueEnum;
 use cotvalve::engine::Session;
 use cotvalve::error::{Error, Result};
 use cotvalve::sampler::Sampling;
@@ -11,18 +12,21 @@ pub fn openings(loaded: &Loaded) -> String {
     if loaded.valves.is_empty() { "- (no valve attached)".into() } else { loaded.alpha() }
 }
 
-/// Names of the scopes.
-pub const SCOPES: [(&str, Scope); 2] = [("all", Scope::All), ("generation", Scope::Generation)];
+/// Every scope with its name.
+pub fn scopes() -> impl Iterator<Item = (String, Scope)> {
+    let named = |arg: &ScopeArg| Some((arg.to_possible_value()?.get_name().to_owned(), arg.scope()));
+    ScopeArg::value_variants().iter().filter_map(named)
+}
 
-pub fn scope(scope: Scope) -> &'static str {
-    SCOPES.iter().find(|(_, known)| *known == scope).map_or("?", |(name, _)| name)
+pub fn scope(scope: Scope) -> String {
+    scopes().find(|(_, known)| *known == scope).map_or_else(String::new, |(name, _)| name)
 }
 
 /// # Errors
 /// [`Error::Argument`] for what is no scope's name.
 pub fn parse_scope(name: &str) -> Result<Scope> {
-    SCOPES.iter().find(|(known, _)| *known == name).map(|(_, scope)| *scope).ok_or_else(|| {
-        let known = SCOPES.map(|(name, _)| name).join(", ");
+    scopes().find(|(known, _)| known == name).map(|(_, scope)| scope).ok_or_else(|| {
+        let known = scopes().map(|(name, _)| name).collect::<Vec<_>>().join(", ");
         Error::Argument { name: "scope", reason: format!("{name:?} is none of {known}") }
     })
 }

@@ -71,8 +71,8 @@ fn a_thought_is_dim_and_its_answer_is_not() {
     assert!(status.starts_with("thought ") && status.contains(", answered "), "{status}");
     assert_eq!(terminal.say("/thought").join("\n").trim(), on_screen(&thought));
     let saved = saved(&mut terminal, &folder);
-    assert_eq!(saved["messages"][1]["thought"].as_str().unwrap().trim(), thought);
-    assert_eq!(saved["messages"][1]["content"].as_str().unwrap().trim(), said);
+    assert_eq!(saved["messages"][1]["thought"], thought);
+    assert_eq!(saved["messages"][1]["content"].as_str().unwrap().trim_end(), said);
 }
 
 #[test]
@@ -156,4 +156,24 @@ fn commands_complete() {
     folder.write("told.json", "{}");
     terminal.press(&format!("/load {}\t", folder.path("tol")));
     terminal.wait("the file", |t| t.line().ends_with("told.json"));
+}
+
+#[test]
+fn the_scope_of_a_valve_can_be_the_thought() {
+    let (folder, args, thought, said) = thinking();
+    let valve = folder.path("a.gguf");
+    let args: Vec<&str> = args.iter().map(String::as_str).chain(["--valve", &valve]).collect();
+    let mut terminal = Terminal::chat(&folder, &args);
+    assert_eq!(terminal.say("/scope think"), ["scope think"]);
+    assert_eq!(answer(&terminal.say("the hint")), format!("{}\n\n{}", on_screen(&thought), on_screen(&said)));
+    terminal.say("/alpha 2");
+    let changed = terminal.say("/edit the hint");
+    assert_ne!(answer(&changed), format!("{}\n\n{}", on_screen(&thought), on_screen(&said)));
+    // A model without thoughts says so, and stays as it was.
+    let folder = readable(None);
+    let mut terminal = Terminal::chat(&folder, &["--valve", &folder.path("a.gguf")]);
+    let refused = terminal.say("/scope think").join("");
+    assert!(refused.starts_with("valve: ") && refused.contains("model.gguf"), "{refused}");
+    assert_eq!(terminal.say("/scope"), ["scope all"]);
+    assert!(answer(&terminal.say("the hint")) == on_screen(&folder.greedy(&[])));
 }

@@ -7,9 +7,8 @@ mod display;
 mod keeping;
 
 use super::Folder;
-use crate::support::gguf_fixture::vocabulary;
-use cotvalve::gguf::write::Writer;
-use cotvalve::gguf::{Gguf, Strings};
+use crate::support::gguf_fixture::{vocabulary, with_metadata};
+use cotvalve::gguf::Strings;
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
 use std::io::{Read, Write};
 use std::num::NonZeroU16;
@@ -41,26 +40,17 @@ impl vt100::Callbacks for Titles {
 /// word, and one is the tag that ends a thought. With `template`, the model has that one.
 fn readable(template: Option<&str>) -> Folder {
     let folder = Folder::new();
-    let path = folder.path("model.gguf");
-    let gguf = Gguf::open(path.as_ref()).unwrap();
-    let mut writer = Writer::new();
-    writer.set_all(&gguf).unwrap();
     let specials = vocabulary().iter().position(|token| token == "!").unwrap() - usize::from(b'!');
     let words = |(id, token): (usize, String)| match id.checked_sub(specials).and_then(|id| u8::try_from(id).ok()) {
         Some(0) => CLOSE.into(),
         Some(byte) if byte != b'\n' && !(b' '..=b'~').contains(&byte) => format!("Ġw{byte}"),
         _ => token,
     };
-    writer.set("tokenizer.ggml.tokens", vocabulary().into_iter().enumerate().map(words).collect::<Strings>()).unwrap();
-    if let Some(template) = template {
-        writer.set("tokenizer.chat_template", template).unwrap();
-    }
-    for tensor in gguf.tensors() {
-        writer.tensor(&tensor.name, tensor.ty.id, &tensor.dims, &tensor.data[..]).unwrap();
-    }
-    let bytes = writer.to_bytes().unwrap();
-    drop(gguf);
-    folder.write("model.gguf", bytes);
+    let tokens = vocabulary().into_iter().enumerate().map(words).collect::<Strings>();
+    let mut changes = vec![("tokenizer.ggml.tokens", tokens.into())];
+    changes.extend(template.map(|template| ("tokenizer.chat_template", template.into())));
+    let bytes = std::fs::read(folder.path("model.gguf")).unwrap();
+    folder.write("model.gguf", with_metadata(bytes, &changes));
     folder
 }
 
