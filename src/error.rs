@@ -21,6 +21,9 @@ pub enum Error {
     /// An adapter does not fit the model it is attached to.
     #[error("adapter {}: {what}", path.display())]
     Adapter { path: PathBuf, what: String },
+    /// A saved session cannot be taken up by this engine; `what` starts with the field at fault.
+    #[error("session {}: {what}", path.display())]
+    Session { path: PathBuf, what: String },
     /// An argument is out of its range; `name` is the field or flag.
     #[error("{name}: {reason}")]
     Argument { name: &'static str, reason: String },

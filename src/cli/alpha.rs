@@ -122,6 +122,7 @@ impl Loaded {
     /// A session with every dial set.
     pub fn session(&self) -> Result<Session> {
         let mut session = self.engine.session();
+        session.set_overflow(self.overflow)?;
         for (lora, scale) in &self.loras {
             session.set(lora, Dial::constant(*scale)?, Scope::All)?;
         }

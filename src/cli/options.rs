@@ -5,7 +5,7 @@ use super::dial::{PartDials, parse_lora, parse_valve};
 use super::pull;
 use clap::Args;
 use cotvalve::backend::Precision;
-use cotvalve::engine::{Engine, EngineOptions, Valve};
+use cotvalve::engine::{Engine, EngineOptions, Overflow, Valve};
 use cotvalve::error::{Error, Result};
 use cotvalve::model::Model;
 use cotvalve::tensor::TensorType;
@@ -37,6 +37,12 @@ pub struct ModelArgs {
     /// Context in tokens; 0 takes the model's own
     #[arg(short = 'c', long = "ctx-size", value_name = "N", default_value_t = 4096)]
     context: usize,
+    /// Go on when the context is full: forget the older half of all tokens but the kept ones
+    #[arg(long)]
+    context_shift: bool,
+    /// With --context-shift: how many tokens at the start stay; -1 keeps the prompt
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    keep: i64,
     /// Prompt tokens computed at once
     #[arg(short, long = "batch-size", value_name = "N", default_value_t = EngineOptions::default().batch)]
     batch: usize,
@@ -94,12 +100,15 @@ pub struct Loaded {
     /// Dials of parts of every valve.
     pub parts: PartDials,
     pub scope: Scope,
+    /// What a full context does.
+    pub overflow: Overflow,
 }
 
 impl ModelArgs {
     /// Opens the model, pulling the default one if none is named, and attaches the adapters.
     pub fn load(&self) -> Result<Loaded> {
         let (dial, parts) = self.alpha.parse()?;
+        let overflow = self.overflow()?;
         let mut loras = self.lora.iter().map(|s| parse_lora(s)).collect::<Result<Vec<_>>>()?;
         let mut valves: Vec<_> = self.valve.iter().map(|s| parse_valve(s)).collect();
         let path = match &self.model {
@@ -125,9 +134,20 @@ impl ModelArgs {
         let own = valves.iter().map(|(_, dial)| dial.clone()).collect();
         let valves = valves.iter().map(|(path, _)| attach(path)).collect::<Result<_>>()?;
         let scope = self.scope.scope();
-        let loaded = Loaded { engine, loras, valves, dial, own, parts, scope };
+        let loaded = Loaded { engine, loras, valves, dial, own, parts, scope, overflow };
         loaded.check_parts()?;
         Ok(loaded)
+    }
+
+    fn overflow(&self) -> Result<Overflow> {
+        let keep = match self.keep {
+            -1 => None,
+            keep => Some(usize::try_from(keep).map_err(|_| Error::Argument {
+                name: "keep",
+                reason: format!("{keep} is neither a number of tokens nor -1"),
+            })?),
+        };
+        Ok(if self.context_shift { Overflow::Shift { keep } } else { Overflow::Fail })
     }
 
     fn options(&self) -> Result<EngineOptions> {
@@ -156,5 +176,12 @@ impl ModelArgs {
             return Err(Error::Argument { name: "cache-type", reason: "keys and values are of one type".into() });
         }
         Ok(first)
+    }
+}
+
+impl Loaded {
+    /// Tokens that a timeline can come to have in all.
+    pub fn longest(&self) -> usize {
+        if self.overflow == Overflow::Fail { self.engine.context() } else { usize::MAX }
     }
 }

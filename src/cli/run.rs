@@ -62,7 +62,7 @@ impl Run {
             model.tokenizer().encode(&model.render_chat(&messages)?, true, true)?
         };
         let mut session = loaded.session()?;
-        let answer = self.generate(&mut session, &prompt, loaded.engine.context())?;
+        let answer = self.generate(&mut session, &prompt, loaded.longest())?;
         if self.json {
             super::print(&format!("{:#}\n", report(&answer, &prompt, &loaded, &session, load)))?;
         }
@@ -84,12 +84,12 @@ impl Run {
         }
     }
 
-    fn generate(&self, session: &mut Session, prompt: &[u32], context: usize) -> Result<Answer> {
+    fn generate(&self, session: &mut Session, prompt: &[u32], longest: usize) -> Result<Answer> {
         let cancel = session.cancel_handle();
         super::on_interrupt(move || cancel.cancel());
         let started = Instant::now();
         let cached = session.prompt(prompt)?;
-        let limit = self.sampling.limit(prompt.len(), context)?;
+        let limit = self.sampling.limit(prompt.len(), longest)?;
         let sampling = self.sampling.sampling();
         let mut answer = Answer {
             text: String::new(),

@@ -2,11 +2,14 @@
 
 mod core;
 mod openings;
+mod prefix;
+mod save;
 mod sequence;
 mod session;
 mod thoughts;
 
-pub use session::{Cancel, Event, Generation, Session, Stop};
+pub use crate::kv::CacheUse;
+pub use session::{Cancel, Event, Generation, Overflow, Session, Stop};
 
 use self::core::{Core, Limits};
 use self::thoughts::Thoughts;
@@ -113,7 +116,8 @@ impl Engine {
         let weights = Arc::new(Weights::load(model.gguf(), config, &backend, progress)?);
         let spec = StageSpec { rows, outputs, pages, page_len: PAGE_LEN, kv_type: options.kv_type };
         let stage = Box::new(Forward::new(backend, config.clone(), weights, spec)?);
-        let limits = Limits { context, rows, outputs, vocab: config.vocab };
+        let EngineOptions { kv_type, precision, .. } = *options;
+        let limits = Limits { context, rows, outputs, vocab: config.vocab, kv_type, precision };
         let core = Arc::new(Mutex::new(Core::new(stage, pages, limits, Thoughts::of(&model))));
         Ok(Self { model, core })
     }
@@ -150,6 +154,21 @@ impl Engine {
     /// Files attached so far, in order.
     pub fn adapters(&self) -> Vec<Arc<Adapter>> {
         self.lock().adapters().to_vec()
+    }
+
+    /// What the pages of the cache are in use for.
+    pub fn cache_use(&self) -> CacheUse {
+        self.lock().pages.usage()
+    }
+
+    /// Checks the cache's books: that every page is held as often as it is counted, is in one place, and can be
+    /// found exactly where it should. For tests; it takes a look at every page.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn check_cache(&self) -> std::result::Result<(), String> {
+        let core = self.lock();
+        core.pages.audit(core.sequences.iter().flatten().map(|s| &s.pages[..]))
     }
 
     /// An empty timeline.

@@ -31,6 +31,23 @@ impl Cancel {
     }
 }
 
+/// What becomes of a timeline that reaches the end of the context.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// The generation ends with [`Error::ContextFull`].
+    #[default]
+    Fail,
+    /// The first `keep` tokens stay (the prompt's, if `None`), the older half of the others is forgotten, and what
+    /// is left is computed again at its new positions, each token with the openings it had. So the answer goes on
+    /// as if the timeline had always been what it is then, and the cache is what its record says. (llama.cpp keeps
+    /// the old keys and values and turns the keys to their new positions; but these were computed from the tokens
+    /// that are forgotten, which no prompt could reproduce.) A dial goes on where it was.
+    ///
+    /// A prompt that is longer than the context loses its middle too: with `keep` given, its first `keep` tokens
+    /// stay and as many of its last as fill half of the other room.
+    Shift { keep: Option<usize> },
+}
+
 /// A timeline of tokens in an engine: a prompt and what was generated after it. Closed when dropped.
 pub struct Session {
     engine: Engine,
@@ -49,6 +66,10 @@ impl Session {
 
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    pub(super) fn id(&self) -> SequenceId {
+        self.id
     }
 
     /// Sets one dial for all parts of an attached adapter. It acts from the next row on, in mid-answer too; what is
@@ -79,13 +100,29 @@ impl Session {
         Ok(())
     }
 
-    /// Makes the timeline `tokens`, and keeps the cached prefix that has the same tokens and was computed with
-    /// the openings the dials now propose. Returns the number of tokens kept; the others are computed by the
-    /// next generation.
+    /// Says what happens at the end of the context.
     ///
     /// # Errors
-    /// [`Error::Argument`] for no tokens or one outside the vocabulary; [`Error::ContextFull`]. The timeline
-    /// is then unchanged.
+    /// [`Error::Argument`] if no token but the kept ones would fit.
+    pub fn set_overflow(&mut self, overflow: Overflow) -> Result<()> {
+        let mut core = self.engine.lock();
+        let context = core.limits.context;
+        if let Overflow::Shift { keep: Some(keep) } = overflow
+            && keep >= context
+        {
+            return Err(Error::argument("keep", format!("{keep} tokens of a context of {context}")));
+        }
+        core.sequence(self.id).overflow = overflow;
+        Ok(())
+    }
+
+    /// Makes the timeline `tokens`, and keeps what is in the cache of a prefix that has the same tokens and was
+    /// computed with the openings the dials now propose: this session's own, or whole pages of any other's, also of
+    /// sessions that are closed. Returns the number of tokens kept; the others are computed by the next generation.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for no tokens or one outside the vocabulary; [`Error::ContextFull`], unless
+    /// [`Overflow::Shift`] is set. The timeline is then unchanged.
     pub fn prompt(&mut self, tokens: &[u32]) -> Result<usize> {
         self.engine.lock().prompt(self.id, tokens)
     }

@@ -36,7 +36,7 @@ impl Thoughts {
         let (Some(scanner), Some(token)) = (&mut sequence.scanner, sequence.tokens.last()) else { return };
         let tokenizer = self.model.tokenizer();
         let bytes = tokenizer.token_bytes(*token).unwrap_or_default();
-        let position = sequence.tokens.len() as u32 - 1;
+        let position = (sequence.forgotten + sequence.tokens.len()) as u32 - 1;
         let thought = &mut sequence.origins.thought;
         match scanner.push(bytes, tokenizer.is_control(*token)) {
             Some(ThoughtTag::Open) => *thought = (position, u32::MAX),

@@ -25,7 +25,7 @@ mod fingerprint;
 mod pages;
 
 pub use fingerprint::Fingerprints;
-pub use pages::{CacheUse, Cut, Pages};
+pub use pages::{CacheUse, Pages};
 
 /// Positions in a page.
 pub const PAGE_LEN: usize = 64;

@@ -98,6 +98,12 @@ impl Pages {
         Ok(())
     }
 
+    /// Pages that `table` could have, if it gave back what it holds.
+    pub fn room(&self, table: &[PageId]) -> usize {
+        let alone = table.iter().filter(|page| self.pages[**page as usize].holders == 1).count();
+        self.free.len() + self.idle + alone
+    }
+
     /// Lets go of the pages of `table` from page `keep` on.
     pub fn shrink(&mut self, table: &mut Vec<PageId>, keep: usize) {
         let keep = keep.min(table.len());

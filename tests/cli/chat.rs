@@ -28,7 +28,7 @@ fn turns_go_on_from_the_cache() {
     assert_eq!(said.len(), 4, "{said:?}");
     assert!(said.iter().step_by(2).all(|stats| stats.starts_with("16 tokens, ")), "{said:?}");
     assert_eq!(cached(&said[0]), 0);
-    assert!(said[1].starts_with("context ") && said[1].contains(" of 4096 tokens, 2 messages; "), "{said:?}");
+    assert!(said[1].starts_with("context ") && said[1].contains(" of 4096 tokens, 2 messages; cache "), "{said:?}");
     // All of the first turn, as it was drawn, but for the last token, which was never computed.
     let (context, _) = said[1]["context ".len()..].split_once(' ').unwrap();
     assert_eq!(cached(&said[2]) + 1, context.parse().unwrap(), "{said:?}");

@@ -7,6 +7,7 @@ pub mod alloc;
 pub mod gguf_fixture;
 pub mod hostile;
 pub mod reference;
+pub mod session;
 pub mod stage;
 
 /// Pseudorandom numbers that are the same on every machine (SplitMix64).

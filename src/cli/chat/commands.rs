@@ -119,12 +119,15 @@ impl Talk<'_> {
     fn stats(&self) -> String {
         let Conversation { session, turns, report, .. } = &self.conversation;
         let Some(report) = report else { return "no answer yet".into() };
+        let pages = self.loaded.engine.cache_use();
         format!(
-            "{}\ncontext {} of {} tokens, {} messages; alpha {}, scope {}; seed {}",
+            "{}\ncontext {} of {} tokens, {} messages; cache {} of {} pages; alpha {}, scope {}; seed {}",
             of_answer(report),
             session.tokens().len(),
             self.loaded.engine.context(),
             turns.len(),
+            pages.held + pages.cached,
+            pages.pages,
             settings::openings(&self.loaded),
             settings::scope(self.loaded.scope),
             report.seed,

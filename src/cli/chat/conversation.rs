@@ -229,7 +229,7 @@ impl Conversation {
             first: first - started,
             rest: first.elapsed(),
             seed: sampling.seed,
-            full: end == End::Limit && prompt + counts.total() >= how.context,
+            full: end == End::Limit && prompt + counts.total() >= how.longest,
         });
         failed.filter(|error| !matches!(error, Error::Cancelled)).map_or(Ok(()), Err)
     }
@@ -281,8 +281,8 @@ impl Answer<'_> {
 pub struct Ask<'a> {
     pub model: &'a Model,
     pub sampling: &'a Sampling,
-    /// Tokens that fit the timeline.
-    pub context: usize,
+    /// Tokens that the timeline can come to have.
+    pub longest: usize,
     /// Most tokens after a prompt of so many.
     pub limit: &'a dyn Fn(usize) -> Result<usize>,
 }

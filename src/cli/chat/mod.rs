@@ -35,6 +35,9 @@ pub struct Chat {
     no_history: bool,
 }
 
+/// What to do about a full context.
+const FULL: &str = "/reset starts over, and with --context-shift the oldest would be forgotten";
+
 /// All that a command may turn.
 struct Talk<'a> {
     args: &'a Chat,
@@ -101,26 +104,25 @@ impl Talk<'_> {
     }
 
     fn answer(&mut self, generate: impl FnOnce(&mut Conversation, &Ask<'_>, &mut View) -> Result<()>) {
-        let context = self.loaded.engine.context();
-        let model = self.loaded.engine.model();
+        let longest = self.loaded.longest();
         let ask = Ask {
-            model,
+            model: self.loaded.engine.model(),
             sampling: &self.sampling,
-            context,
-            limit: &|prompt| self.args.sampling.limit(prompt, context),
+            longest,
+            limit: &|prompt| self.args.sampling.limit(prompt, longest),
         };
         let openings = settings::openings(&self.loaded);
         let mut view = View::new(self.screen, self.fold, openings.clone());
         match generate(&mut self.conversation, &ask, &mut view) {
             Ok(()) => {}
             Err(error @ Error::ContextFull { .. }) => {
-                return self.screen.complain(&format!("{error}; /reset starts over"));
+                return self.screen.complain(&format!("{error}; {FULL}"));
             }
             Err(error) => return self.screen.complain(&error.to_string()),
         }
         let Some(report) = &self.conversation.report else { return };
         if report.full {
-            self.screen.complain(&format!("the context of {context} tokens is full; /reset starts over"));
+            self.screen.complain(&format!("the context of {longest} tokens is full; {FULL}"));
         }
         let stopped = if report.end == End::Stopped { "stopped · " } else { "" };
         let counts = report.counts;

@@ -3,13 +3,16 @@
 use super::conversation::Turn;
 use super::timeline::{Kept, Timeline};
 use super::{Talk, settings};
+use cotvalve::engine::Session;
 use cotvalve::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const FORMAT: &str = "cotvalve conversation 1";
+/// Says in the file of a cache what it belongs to.
+const NOTE: &str = "the cache of a cotvalve conversation";
 /// Longest file that is read.
 const BYTES_MAX: u64 = 64 << 20;
 
@@ -31,7 +34,7 @@ struct Saved {
 }
 
 /// Writes the conversation to `path`, and says so.
-pub(super) fn save(talk: &Talk<'_>, path: &Path) -> Result<String> {
+pub(super) fn save(talk: &mut Talk<'_>, path: &Path) -> Result<String> {
     let sampling = settings::FIELDS.map(|name| (name.to_owned(), settings::field(&talk.sampling, name)));
     let saved = Saved {
         format: FORMAT.into(),
@@ -45,7 +48,33 @@ pub(super) fn save(talk: &Talk<'_>, path: &Path) -> Result<String> {
     let io = |source| Error::Io { path: path.into(), source };
     let text = serde_json::to_string(&saved).map_err(|e| io(e.into()))?;
     write(path, &(text + "\n")).map_err(io)?;
-    Ok(format!("{} messages saved in {}", saved.messages.len(), path.display()))
+    let said = format!("{} messages saved in {}", saved.messages.len(), path.display());
+    if talk.conversation.session.tokens().is_empty() {
+        return Ok(said);
+    }
+    let cache = cache_of(path);
+    talk.conversation.session.save(&cache, NOTE)?;
+    Ok(format!("{said}, their cache in {}", cache.display()))
+}
+
+/// The file beside a conversation's that holds its cache.
+fn cache_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".kv");
+    name.into()
+}
+
+/// Reads the cache beside a conversation, if there is one. Without it the conversation is computed again; what does
+/// not belong to it is found out by its tokens and openings.
+fn load_cache(session: &mut Session, path: &Path) -> String {
+    let cache = cache_of(path);
+    if !cache.exists() {
+        return String::new();
+    }
+    match session.load(&cache) {
+        Ok(_) => format!(", {} tokens in the cache", session.tokens().len()),
+        Err(error) => format!("; without its cache: {error}"),
+    }
 }
 
 /// Puts a whole file in the place of `path`, or changes nothing.
@@ -86,5 +115,6 @@ pub(super) fn load(talk: &mut Talk<'_>, path: &Path) -> Result<String> {
     let timeline = Timeline::of(saved.timeline, talk.loaded.engine.model().tokenizer());
     talk.conversation.replace(saved.messages, timeline);
     let messages = talk.conversation.turns.len();
-    Ok(format!("{messages} messages; alpha {}", settings::openings(&talk.loaded)))
+    let cache = load_cache(&mut talk.conversation.session, path);
+    Ok(format!("{messages} messages; alpha {}{cache}", settings::openings(&talk.loaded)))
 }

@@ -15,10 +15,28 @@ fn a_saved_conversation_goes_on_in_another_program() {
     let file = folder.path("told.json");
     assert!(first.say(&format!("/save {file}"))[0].starts_with("2 messages saved in "));
     let whole = answer(&first.say("and the ring"));
+    // In the middle of a text whose tokens nobody would choose, and without computing any of it again.
     let mut second = Terminal::chat(&folder, &args);
-    assert_eq!(second.say(&format!("/load {file}")), ["2 messages; alpha 0.5"]);
+    let said = second.say(&format!("/load {file}")).join("");
+    assert!(said.starts_with("2 messages; alpha 0.5, ") && said.ends_with(" tokens in the cache"), "{said}");
     assert_eq!(second.say("/scope"), ["scope generation"]);
     assert!(second.say("/set").contains(&"top-k 7".to_owned()));
-    assert_eq!(answer(&second.say("and the ring")), whole);
+    let shown = second.say("and the ring");
+    assert_eq!(answer(&shown), whole);
+    assert!(!shown.last().unwrap().ends_with(" 0 cached"), "{shown:?}");
     assert_ne!(answer(&second.say("/edit the ring")), whole);
+    // Without the cache it is computed again, and with one that is damaged too.
+    for damaged in [false, true] {
+        std::fs::remove_file(format!("{file}.kv")).unwrap();
+        if damaged {
+            std::fs::write(format!("{file}.kv"), "no cache").unwrap();
+        }
+        let mut third = Terminal::chat(&folder, &args);
+        let said = third.say(&format!("/load {file}")).join("");
+        assert_eq!(said.contains("without its cache: "), damaged, "{said}");
+        let shown = third.say("and the ring");
+        assert_eq!(answer(&shown), whole);
+        assert!(shown.last().unwrap().ends_with(" 0 cached"), "{shown:?}");
+        std::fs::write(format!("{file}.kv"), "").unwrap();
+    }
 }
