@@ -360,3 +360,7 @@ impl Core {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "save_tests.rs"]
+mod tests;
