@@ -150,7 +150,7 @@ pub struct CacheSpec {
     pub pages: usize,
     /// Positions a page holds.
     pub page_len: usize,
-    /// F32 or F16.
+    /// F32, F16 or Q8_0.
     pub ty: TensorType,
 }
 

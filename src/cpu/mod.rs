@@ -8,6 +8,7 @@
 //! in regions of their own.
 
 mod attend;
+mod columns;
 mod ops;
 mod pages;
 mod pool;

@@ -32,7 +32,7 @@ pub struct EngineOptions {
     pub sessions: usize,
     /// Rows of a step: how much of a prompt is computed at once.
     pub batch: usize,
-    /// Type of cached keys and values: F16 or F32.
+    /// Type of cached keys and values: F16, F32, or Q8_0 for models whose head size is a multiple of 32.
     pub kv_type: TensorType,
     pub precision: Precision,
 }

@@ -19,7 +19,7 @@ pub struct StageSpec {
     pub pages: usize,
     /// Positions a page holds.
     pub page_len: usize,
-    /// Type of keys and values: F32 or F16.
+    /// Type of keys and values: F32, F16 or Q8_0.
     pub kv_type: TensorType,
 }
 

@@ -74,8 +74,13 @@ impl Adapter {
         if pairs.is_empty() {
             return Err(Error::adapter(gguf.path(), "it holds nothing that could be applied to this model"));
         }
+        Ok(Self::of(gguf.path(), pairs, ignored))
+    }
+
+    /// Pairs that were checked.
+    pub(super) fn of(path: &Path, pairs: Vec<Pair>, ignored: Vec<String>) -> Self {
         let parts = pairs.iter().map(|pair| Part::of(pair.site)).collect::<BTreeSet<_>>().into_iter().collect();
-        Ok(Self { path: gguf.path().to_path_buf(), parts, content_hash: content_hash(&pairs), pairs, ignored })
+        Self { path: path.to_path_buf(), parts, content_hash: content_hash(&pairs), pairs, ignored }
     }
 
     /// Whether every pair has its place in a model of this shape.
