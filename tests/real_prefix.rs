@@ -68,8 +68,13 @@ fn a_prefix_that_is_found_costs_little_and_has_the_same_bits() {
     let (kept, again, found) = ask(&mut sessions[0], &prompt);
     assert!(kept == PROMPT - 1 && found == bits);
     engine.check_cache().unwrap();
+    let usage = engine.cache_use();
+    // Inside a page that all of them hold: the session gets a copy.
+    let started = Instant::now();
+    assert_eq!(sessions[1].prompt(&prompt[..100]).unwrap(), 99);
+    println!("cut inside a shared page: {:.2} ms", started.elapsed().as_secs_f64() * 1e3);
     let (hit, ms) = (hits.iter().min().unwrap(), |d: Duration| d.as_secs_f64() * 1e3);
-    let (usage, page) = (engine.cache_use(), page_bytes(&engine));
+    let page = page_bytes(&engine);
     let mib = |pages: usize| (pages * page) as f64 / f64::from(1 << 20);
     println!("{PROMPT} tokens: computed {:.1} ms, found {:.1} ms, given again {:.1} ms", ms(miss), ms(*hit), ms(again));
     println!("one session holds {alone} pages of {page} bytes, {:.1} MiB", mib(alone));
