@@ -9,6 +9,7 @@ fn record() -> Record {
         cache_type: "f16".into(),
         tokens: vec![1, 2, 3, 4],
         generated_from: 2,
+        thought: vec![0, 0],
         forgotten: 0,
         adapters: vec!["a".into()],
         adapter_names: vec!["a.gguf".into()],
@@ -29,7 +30,7 @@ fn refusal(change: impl Fn(&mut Record)) -> String {
 fn a_record_that_contradicts_itself_is_refused_by_field() {
     assert!(record().check(Path::new("s"), &record()).is_ok());
     assert_eq!(record().slots(), 2);
-    let cases: [(&str, &dyn Fn(&mut Record)); 12] = [
+    let cases: [(&str, &dyn Fn(&mut Record)); 13] = [
         ("model", &|r| r.model.push('x')),
         ("precision", &|r| r.precision.push('x')),
         ("cache_type", &|r| r.cache_type.push('x')),
@@ -41,6 +42,7 @@ fn a_record_that_contradicts_itself_is_refused_by_field() {
         ("openings", &|r| r.sets[2] = 2),
         ("openings", &|r| r.sets[2] = u32::MAX),
         ("openings", &|r| r.openings[2] = f32::NAN),
+        ("thought", &|r| r.thought.truncate(1)),
         ("adapter_names", &|r| r.adapter_names.clear()),
     ];
     for (field, change) in cases {
@@ -52,12 +54,13 @@ fn a_record_that_contradicts_itself_is_refused_by_field() {
 #[test]
 fn every_field_is_under_the_hash() {
     let base = record().hash().finalize();
-    let changes: [&dyn Fn(&mut Record); 13] = [
+    let changes: [&dyn Fn(&mut Record); 14] = [
         &|r| r.model.push('x'),
         &|r| r.precision.push('x'),
         &|r| r.cache_type.push('x'),
         &|r| r.tokens[3] = 5,
         &|r| r.generated_from = 3,
+        &|r| r.thought[1] = 1,
         &|r| r.forgotten = 1,
         &|r| r.adapters[0].push('x'),
         &|r| r.adapter_names[0].push('x'),
