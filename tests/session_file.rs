@@ -35,7 +35,11 @@ fn turned(engine: &Engine, valve: &Valve) -> Session {
 /// Bits of the logits of all that is pending.
 fn pending(session: &mut Session) -> Vec<u32> {
     let mut bits = Vec::new();
-    session.score(|_, logits| Ok(bits.extend(logits.iter().map(|l| l.to_bits())))).unwrap();
+    let add = |_, logits: &[f32]| {
+        bits.extend(logits.iter().map(|l| l.to_bits()));
+        Ok(())
+    };
+    session.score(add).unwrap();
     bits
 }
 
