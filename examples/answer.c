@@ -2,7 +2,7 @@
  *
  *     cargo rustc --release --lib --no-default-features --features capi --crate-type cdylib
  *     cc -Isrc examples/answer.c -Ltarget/release -lcotvalve -Wl,-rpath,$PWD/target/release -o target/answer
- *     target/answer MODEL.gguf VALVE.gguf 0.5 "How much is 3 times 4?"
+ *     target/answer MODEL.gguf REASONER.gguf VALVE.gguf 0.5 "How much is 3 times 4?"
  */
 
 #include "capi.h"
@@ -25,19 +25,21 @@ int main(int argc, char **argv)
     valve_session *session;
     valve_sampling sampling;
     valve_message question = {"user", NULL};
-    uint32_t valve, stop = VALVE_STOP_NONE;
+    uint32_t reasoner, valve, stop = VALVE_STOP_NONE;
     const char *text;
 
-    if (argc != 5) {
-        fputs("usage: answer MODEL VALVE ALPHA QUESTION\n", stderr);
+    if (argc != 6) {
+        fputs("usage: answer MODEL REASONER VALVE ALPHA QUESTION\n", stderr);
         return 2;
     }
     must(valve_open(argv[1], NULL, &engine));
-    must(valve_attach(engine, argv[2], &valve));
+    must(valve_attach(engine, argv[2], &reasoner));
+    must(valve_attach(engine, argv[3], &valve));
     must(valve_session_open(engine, &session));
-    must(valve_set_alpha(session, valve, strtof(argv[3], NULL), VALVE_SCOPE_ALL));
+    must(valve_set_alpha(session, reasoner, 1, VALVE_SCOPE_ALL));
+    must(valve_set_alpha(session, valve, strtof(argv[4], NULL), VALVE_SCOPE_ALL));
 
-    question.content = argv[4];
+    question.content = argv[5];
     must(valve_prompt_chat(session, &question, 1, NULL));
     must(valve_sampling_init(&sampling, sizeof sampling));
     sampling.temperature = 0;

@@ -64,13 +64,13 @@ fn the_example_answers() {
     write_files(folder.path());
     let file = |name: &str| folder.path().join(name);
     let output = compile::example(folder.path())
-        .args([file("model.gguf"), file("adapter.gguf")])
+        .args(["model.gguf", "adapter.gguf", "adapter.gguf"].map(file))
         .args(["0.5", "and the thing"])
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.stdout.len() > 1, "no answer");
-    let output = compile::example(folder.path()).args(["none.gguf", "", "0", ""]).output().unwrap();
+    let output = compile::example(folder.path()).args(["none.gguf", "", "", "0", ""]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(error.contains("none.gguf"), "{error}");

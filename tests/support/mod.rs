@@ -4,10 +4,12 @@
 #![allow(dead_code)]
 
 pub mod alloc;
+pub mod alphabet;
 pub mod gguf_fixture;
 pub mod hostile;
 pub mod reference;
 pub mod stage;
+pub mod touch;
 
 /// Pseudorandom numbers that are the same on every machine (SplitMix64).
 #[derive(Clone)]
