@@ -2,6 +2,8 @@
 
 #![cfg(feature = "cli")]
 
+#[path = "cli/alpha.rs"]
+mod alpha;
 #[path = "cli/bad_input.rs"]
 mod bad_input;
 #[path = "cli/chat.rs"]

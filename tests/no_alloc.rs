@@ -10,11 +10,11 @@ use cotvalve::model::Model;
 use cotvalve::quant;
 use cotvalve::sampler::Sampling;
 use cotvalve::tensor::TensorType;
-use cotvalve::valve::{Adapter, Dial, Scope};
+use cotvalve::valve::{Adapter, Dial, Group, Scope, Selector, Setting};
 use std::path::Path;
 use std::sync::Arc;
 use support::alloc::Counting;
-use support::gguf_fixture::{TinyLlama, tiny_adapter};
+use support::gguf_fixture::{TinyLlama, tiny_adapter, wide_heads};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting::new();
@@ -28,6 +28,7 @@ const TARGETS: [&str; 4] =
 #[derive(Debug)]
 struct Setup {
     ty: TensorType,
+    kv_type: TensorType,
     threads: usize,
     valve: bool,
     greedy: bool,
@@ -41,7 +42,7 @@ fn model(ty: TensorType) -> Arc<Model> {
         bytes
     };
     let file = TinyLlama { seed: 11, ty, separate_output: false, rope_freqs: false, encode: &encode }.bytes();
-    Model::new(Gguf::parse(Path::new("tiny.gguf"), Bytes::from(file)).unwrap()).unwrap()
+    Model::new(Gguf::parse(Path::new("tiny.gguf"), Bytes::from(wide_heads(&file))).unwrap()).unwrap()
 }
 
 fn engine(setup: &Setup) -> Engine {
@@ -50,6 +51,7 @@ fn engine(setup: &Setup) -> Engine {
         context: CONTEXT,
         batch: 32,
         precision: Precision::Int8,
+        kv_type: setup.kv_type,
         ..EngineOptions::default()
     };
     Engine::new(model(setup.ty), &options).unwrap()
@@ -66,7 +68,9 @@ fn first_allocation(setup: &Setup) -> Option<(usize, usize)> {
         let adapter = Adapter::read(&gguf, engine.model().config(), false).unwrap();
         let valve = engine.attach_adapter(adapter).unwrap();
         session = engine.session();
-        session.set(&valve, Dial::constant(0.75).unwrap(), Scope::All).unwrap();
+        let part = (Selector::group(Group::Mlp), Dial::constant(0.5).unwrap());
+        let dial = Dial::constant(0.75).unwrap();
+        session.set_with(&valve, Setting { dial, scope: Scope::All, parts: vec![part] }).unwrap();
     }
     let mut timeline: Vec<u32> = (0..setup.prompt).map(|i| 3 + i * 7 % 250).collect();
     let sampling = if setup.greedy { Sampling::greedy() } else { Sampling::default() };
@@ -101,11 +105,11 @@ fn first_allocation(setup: &Setup) -> Option<(usize, usize)> {
 /// A program of its own: the allocations of a test harness, in another thread, would be counted too.
 fn main() {
     let mut steps = 0;
-    for ty in [TensorType::Q4_1, TensorType::F16] {
+    for (ty, kv_type) in [(TensorType::Q4_1, TensorType::F16), (TensorType::F16, TensorType::Q8_0)] {
         for (threads, valve, greedy, prompt) in
             [(1, false, true, 5), (1, true, false, 60), (2, false, false, 5), (2, true, true, 60), (2, true, false, 1)]
         {
-            let setup = Setup { ty, threads, valve, greedy, prompt };
+            let setup = Setup { ty, kv_type, threads, valve, greedy, prompt };
             assert_eq!(first_allocation(&setup), None, "{setup:?}: (step, requests)");
             steps += CONTEXT - prompt as usize;
         }

@@ -1,6 +1,5 @@
 //! `valve chat`: a conversation in the terminal.
 
-use super::dial::parse_dial;
 use super::options::{Loaded, ModelArgs};
 use super::sampling::SamplingArgs;
 use clap::Args;
@@ -23,7 +22,8 @@ pub struct Chat {
 }
 
 const HELP: &str = "\
-/alpha X   turn the valve: 0 is the base model, 1 the valve as trained; TOKEN=ALPHA,... makes steps
+/alpha X   turn the valves: 0 is the base model, 1 the valve as trained; TOKEN=ALPHA,... makes steps,
+           FROM..TO@TOKENS a line. attn X, mlp X, layers 0-9:X and NAME X turn parts, or one valve by its name
 /reset     forget the conversation
 /stats     tokens and speed of the last answer
 /help      this list
@@ -75,9 +75,8 @@ impl Chat {
                 ("reset", _) => conversation.reset(&self),
                 ("stats", _) => eprintln!("{}", conversation.stats),
                 ("alpha", "") => eprintln!("alpha {}", describe(&loaded)),
-                ("alpha", value) => match parse_dial(value) {
-                    Ok(dial) => {
-                        loaded.dial = dial;
+                ("alpha", value) => match loaded.set_alpha(value) {
+                    Ok(()) => {
                         loaded.turn(&mut conversation.session)?;
                         eprintln!("alpha {}", describe(&loaded));
                     }
@@ -106,7 +105,7 @@ impl Chat {
         let prompt = conversation.encode(&rendered, model)?;
         conversation.text.clear();
         let cached = conversation.session.prompt(&prompt)?;
-        let limit = self.sampling.limit(prompt.len(), loaded.engine.context())?;
+        let limit = self.sampling.limit(prompt.len(), loaded.longest())?;
         let (mut answer, mut tokens, mut first) = (String::new(), 0, None);
         let (mut stop, mut last) = (None, 0);
         for event in conversation.session.generate(&self.sampling.sampling(), limit)? {
@@ -160,12 +159,5 @@ impl Conversation {
 }
 
 fn describe(loaded: &Loaded) -> String {
-    use cotvalve::valve::Dial;
-    if loaded.valves.is_empty() {
-        return "- (no valve attached)".into();
-    }
-    match &loaded.dial {
-        Dial::Constant(alpha) => alpha.to_string(),
-        Dial::Steps(steps) => steps.iter().map(|(t, a)| format!("{t}={a}")).collect::<Vec<_>>().join(","),
-    }
+    if loaded.valves.is_empty() { "- (no valve attached)".into() } else { loaded.alpha() }
 }

@@ -1,5 +1,6 @@
 //! The `valve` program, a thin layer over the library.
 
+mod alpha;
 mod bench_serve;
 mod chat;
 mod dial;

@@ -4,8 +4,9 @@ use super::options::{Loaded, ModelArgs};
 use super::sampling::SamplingArgs;
 use clap::Args;
 use cotvalve::chat::Message;
-use cotvalve::engine::{Session, Stop};
+use cotvalve::engine::{Session, Stop, Valve};
 use cotvalve::error::{Error, Result};
+use cotvalve::valve::Part;
 use serde_json::{Value, json};
 use std::io::Read;
 use std::path::PathBuf;
@@ -61,7 +62,7 @@ impl Run {
             model.tokenizer().encode(&model.render_chat(&messages)?, true, true)?
         };
         let mut session = loaded.session()?;
-        let answer = self.generate(&mut session, &prompt, loaded.engine.context())?;
+        let answer = self.generate(&mut session, &prompt, loaded.longest())?;
         if self.json {
             super::print(&format!("{:#}\n", report(&answer, &prompt, &loaded, &session, load)))?;
         }
@@ -83,12 +84,12 @@ impl Run {
         }
     }
 
-    fn generate(&self, session: &mut Session, prompt: &[u32], context: usize) -> Result<Answer> {
+    fn generate(&self, session: &mut Session, prompt: &[u32], longest: usize) -> Result<Answer> {
         let cancel = session.cancel_handle();
         super::on_interrupt(move || cancel.cancel());
         let started = Instant::now();
         let cached = session.prompt(prompt)?;
-        let limit = self.sampling.limit(prompt.len(), context)?;
+        let limit = self.sampling.limit(prompt.len(), longest)?;
         let sampling = self.sampling.sampling();
         let mut answer = Answer {
             text: String::new(),
@@ -132,10 +133,7 @@ fn report(answer: &Answer, prompt: &[u32], loaded: &Loaded, session: &Session, l
     let rate = |n: usize, d: Duration| if d.is_zero() { 0.0 } else { n as f64 / d.as_secs_f64() };
     let computed = prompt.len() - answer.cached;
     let steps = answer.ids.len().saturating_sub(1);
-    let openings = loaded.valves.iter().map(|valve| {
-        let file = valve.adapter().path().display().to_string();
-        json!({ "valve": file, "used": runs(&session.openings(valve)) })
-    });
+    let openings = loaded.valves.iter().map(|valve| openings(valve, session));
     json!({
         "text": answer.text,
         "ids": answer.ids,
@@ -152,6 +150,18 @@ fn report(answer: &Answer, prompt: &[u32], loaded: &Loaded, session: &Session, l
         },
         "openings": openings.collect::<Vec<_>>(),
     })
+}
+
+/// What a valve had: `used` by all of it, or where dials differ `parts` with what each used.
+fn openings(valve: &Valve, session: &Session) -> Value {
+    let file = valve.adapter().path().display().to_string();
+    let parts = valve.adapter().parts().iter().map(|part| (part, session.openings_of(valve, *part)));
+    let parts: Vec<_> = parts.collect();
+    if parts.iter().all(|(_, used)| *used == parts[0].1) {
+        return json!({ "valve": file, "used": runs(&parts[0].1) });
+    }
+    let part = |(part, used): &(&Part, Vec<f32>)| json!({ "layer": part.layer, "group": part.group.to_string(), "used": runs(used) });
+    json!({ "valve": file, "parts": parts.iter().map(part).collect::<Vec<_>>() })
 }
 
 /// `[{"alpha": α, "tokens": n}, ...]`: how long each opening held, in order.

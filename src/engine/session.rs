@@ -5,7 +5,7 @@ use super::{Engine, Valve};
 use crate::error::{Error, Result};
 use crate::sampler::{Sampler, Sampling};
 use crate::tokenizer::Decoder;
-use crate::valve::{Dial, Scope, Setting};
+use crate::valve::{Dial, Part, Scope, Setting};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -31,6 +31,23 @@ impl Cancel {
     }
 }
 
+/// What becomes of a timeline that reaches the end of the context.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// The generation ends with [`Error::ContextFull`].
+    #[default]
+    Fail,
+    /// The first `keep` tokens stay (the prompt's, if `None`), the older half of the others is forgotten, and what
+    /// is left is computed again at its new positions, each token with the openings it had. So the answer goes on
+    /// as if the timeline had always been what it is then, and the cache is what its record says. (llama.cpp keeps
+    /// the old keys and values and turns the keys to their new positions; but these were computed from the tokens
+    /// that are forgotten, which no prompt could reproduce.) A dial goes on where it was.
+    ///
+    /// A prompt that is longer than the context loses its middle too: with `keep` given, its first `keep` tokens
+    /// stay and as many of its last as fill half of the other room.
+    Shift { keep: Option<usize> },
+}
+
 /// A timeline of tokens in an engine: a prompt and what was generated after it. Closed when dropped.
 pub struct Session {
     engine: Engine,
@@ -51,28 +68,56 @@ impl Session {
         &self.engine
     }
 
-    /// Sets the dial of an attached adapter. It acts from the next row on, in mid-answer too; what is in the
-    /// cache stays until the next [`Session::prompt`].
+    pub(super) fn id(&self) -> SequenceId {
+        self.id
+    }
+
+    /// Sets one dial for all parts of an attached adapter. It acts from the next row on, in mid-answer too; what is
+    /// in the cache stays until the next [`Session::prompt`].
     ///
     /// # Errors
     /// Those of [`Dial::check`]; [`Error::Argument`] for a valve of another engine.
     pub fn set(&mut self, valve: &Valve, dial: Dial, scope: Scope) -> Result<()> {
-        dial.check()?;
+        self.set_with(valve, Setting::uniform(dial, scope))
+    }
+
+    /// The same with dials for parts: groups of projections, ranges of layers.
+    ///
+    /// # Errors
+    /// Those of [`Setting::check`]; [`Error::Argument`] for a valve of another engine.
+    pub fn set_with(&mut self, valve: &Valve, setting: Setting) -> Result<()> {
+        setting.check(self.engine.model().config().layers)?;
         let mut core = self.engine.lock();
         if !valve.is_of(&core) {
             return Err(Error::argument("valve", "it is attached to another engine"));
         }
-        core.sequence(self.id).settings[valve.slot] = Setting { dial, scope };
+        core.turn(self.id, valve.index, setting);
         Ok(())
     }
 
-    /// Makes the timeline `tokens`, and keeps the cached prefix that has the same tokens and was computed with
-    /// the openings the dials now propose. Returns the number of tokens kept; the others are computed by the
-    /// next generation.
+    /// Says what happens at the end of the context.
     ///
     /// # Errors
-    /// [`Error::Argument`] for no tokens or one outside the vocabulary; [`Error::ContextFull`]. The timeline
-    /// is then unchanged.
+    /// [`Error::Argument`] if no token but the kept ones would fit.
+    pub fn set_overflow(&mut self, overflow: Overflow) -> Result<()> {
+        let mut core = self.engine.lock();
+        let context = core.limits.context;
+        if let Overflow::Shift { keep: Some(keep) } = overflow
+            && keep >= context
+        {
+            return Err(Error::argument("keep", format!("{keep} tokens of a context of {context}")));
+        }
+        core.sequence(self.id).overflow = overflow;
+        Ok(())
+    }
+
+    /// Makes the timeline `tokens`, and keeps what is in the cache of a prefix that has the same tokens and was
+    /// computed with the openings the dials now propose: this session's own, or whole pages of any other's, also of
+    /// sessions that are closed. Returns the number of tokens kept; the others are computed by the next generation.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for no tokens or one outside the vocabulary; [`Error::ContextFull`], unless
+    /// [`Overflow::Shift`] is set. The timeline is then unchanged.
     pub fn prompt(&mut self, tokens: &[u32]) -> Result<usize> {
         self.engine.lock().prompt(self.id, tokens)
     }
@@ -134,13 +179,17 @@ impl Session {
     }
 
     /// The openings of `valve` as used, one for every token that is in the cache; none for a valve of another engine.
+    /// Of a valve whose parts have dials of their own these are the first part's: [`Session::openings_of`] gives each.
     pub fn openings(&self, valve: &Valve) -> Vec<f32> {
+        self.openings_of(valve, valve.adapter().parts()[0])
+    }
+
+    /// The openings of one part of `valve`; none where the adapter has no such part.
+    pub fn openings_of(&self, valve: &Valve, part: Part) -> Vec<f32> {
         let mut core = self.engine.lock();
-        if !valve.is_of(&core) {
-            return Vec::new();
-        }
-        let sequence = core.sequence(self.id);
-        sequence.used.iter().skip(valve.slot).step_by(sequence.settings.len()).copied().collect()
+        let Some(slot) = valve.adapter().slot(part).filter(|_| valve.is_of(&core)) else { return Vec::new() };
+        let used = &core.sequence(self.id).used;
+        (0..used.len()).map(|position| used.row(position)[valve.first_slot + slot]).collect()
     }
 
     /// A handle that stops the generation.
@@ -197,6 +246,14 @@ impl Generation<'_> {
     /// Those of [`Session::set`].
     pub fn set(&mut self, valve: &Valve, dial: Dial, scope: Scope) -> Result<()> {
         self.session.set(valve, dial, scope)
+    }
+
+    /// Sets dials in mid-answer; see [`Session::set_with`].
+    ///
+    /// # Errors
+    /// Those of [`Session::set_with`].
+    pub fn set_with(&mut self, valve: &Valve, setting: Setting) -> Result<()> {
+        self.session.set_with(valve, setting)
     }
 
     /// Asks for a token unless one waits, or an error, or the generation is over.

@@ -1,10 +1,12 @@
 //! GGUF LoRA adapters: reading one, and checking that it fits a model.
 
+use super::parts::Part;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::model::{Config, Site};
 use crate::tensor::Tensor;
-use std::collections::BTreeMap;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// One low-rank pair, on one projection.
@@ -24,6 +26,8 @@ pub struct Pair {
 pub struct Adapter {
     path: PathBuf,
     pairs: Vec<Pair>,
+    parts: Vec<Part>,
+    content_hash: [u8; 32],
     ignored: Vec<String>,
 }
 
@@ -70,7 +74,13 @@ impl Adapter {
         if pairs.is_empty() {
             return Err(Error::adapter(gguf.path(), "it holds nothing that could be applied to this model"));
         }
-        Ok(Self { path: gguf.path().to_path_buf(), pairs, ignored })
+        Ok(Self::of(gguf.path(), pairs, ignored))
+    }
+
+    /// Pairs that were checked.
+    pub(super) fn of(path: &Path, pairs: Vec<Pair>, ignored: Vec<String>) -> Self {
+        let parts = pairs.iter().map(|pair| Part::of(pair.site)).collect::<BTreeSet<_>>().into_iter().collect();
+        Self { path: path.to_path_buf(), parts, content_hash: content_hash(&pairs), pairs, ignored }
     }
 
     /// Whether every pair has its place in a model of this shape.
@@ -94,10 +104,38 @@ impl Adapter {
         &self.pairs
     }
 
+    /// The parts that a dial can turn, ascending, each with a slot of its own once the adapter is attached.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// Which of the adapter's slots turns `part`.
+    pub fn slot(&self, part: Part) -> Option<usize> {
+        self.parts.binary_search(&part).ok()
+    }
+
+    /// SHA-256 of all that is applied: sites, scales, shapes, types and values. Two adapters with one hash do the
+    /// same, whatever their files are called.
+    pub fn content_hash(&self) -> &[u8; 32] {
+        &self.content_hash
+    }
+
     /// Names of tensors that have no effect (norms, which llama.cpp accepts and ignores too).
     pub fn ignored(&self) -> &[String] {
         &self.ignored
     }
+}
+
+fn content_hash(pairs: &[Pair]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for Pair { site, a, b, scale } in pairs {
+        hash.update(format!("{site:?} {:#x}", scale.to_bits()));
+        for half in [a, b] {
+            hash.update(format!(" {} {:?} ", half.ty, half.dims));
+            hash.update(&*half.data);
+        }
+    }
+    hash.finalize().into()
 }
 
 fn check_kind(gguf: &Gguf, config: &Config) -> Result<()> {

@@ -83,6 +83,11 @@ fn flags_out_of_range_are_named() {
     for alpha in ["nan", "inf", "x", "", "1=", "4=0.1,2=0.3"] {
         refuse(run(&["--valve", &adapter, "--alpha", alpha]), &["alpha"]);
     }
+    for (flag, dial) in [("alpha-attn", "x"), ("alpha-mlp", "0..1@0"), ("alpha-layers", "1"), ("alpha-layers", "0-2:1")]
+    {
+        refuse(run(&["--valve", &adapter, &format!("--{flag}"), dial]), &[flag]);
+    }
+    refuse(run(&["--alpha-mlp", "1"]), &["alpha-mlp", "no valve"]);
     refuse(run(&["--lora", &format!("{adapter}:nan")]), &["lora"]);
     refuse(run(&["--temp", "-1"]), &["temperature", "-1"]);
     refuse(run(&["--temp", "nan"]), &["temperature", "NaN"]);

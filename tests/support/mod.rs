@@ -8,6 +8,7 @@ pub mod alphabet;
 pub mod gguf_fixture;
 pub mod hostile;
 pub mod reference;
+pub mod session;
 pub mod stage;
 pub mod touch;
 
