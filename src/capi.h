@@ -72,7 +72,8 @@ typedef int (*valve_progress)(float fraction, void *user);
 /* Element types, by their GGUF ids. */
 enum {
     VALVE_TYPE_F32 = 0,
-    VALVE_TYPE_F16 = 1
+    VALVE_TYPE_F16 = 1,
+    VALVE_TYPE_Q8_0 = 8           /* for models whose head size is a multiple of 32 */
 };
 
 enum {
@@ -132,6 +133,10 @@ enum {
 /* Turns a valve: any finite `alpha`, from the next token on, in mid-answer too. What is in the cache stays until the
  * next prompt, which keeps of it only what the new setting would have computed alike. */
 valve_status valve_set_alpha(valve_session *session, uint32_t valve, float alpha, uint32_t scope);
+
+/* The same with a dial that moves, as the command line writes it: "0=0.2,64=0.9" is 0.2 from the first token of the
+ * scope on and 0.9 from token 64 on, "0.2..0.9@200" a line from 0.2 to 0.9 over 200 tokens. */
+valve_status valve_set_dial(valve_session *session, uint32_t valve, const char *dial, uint32_t scope);
 
 /* One message of a conversation. */
 typedef struct valve_message {

@@ -65,6 +65,11 @@ impl OpenSession {
         lock(&self.live)
     }
 
+    fn set(&self, valve: u32, dial: Dial, scope: u32) -> Result<(), Failure> {
+        let (valve, scope) = (self.engine.valve(valve)?, values::scope(scope)?);
+        Ok(self.live().timeline.set(&valve, dial, scope)?)
+    }
+
     /// Sets the prompt to the tokens of `text`.
     fn prompt(&self, text: &str) -> Result<usize, Error> {
         let tokens = self.engine.engine.model().tokenizer().encode(text, true, true)?;
@@ -215,11 +220,22 @@ pub extern "C" fn valve_session_close(session: *mut OpenSession) -> Status {
 /// None beyond what is checked.
 #[unsafe(no_mangle)]
 pub extern "C" fn valve_set_alpha(session: *mut OpenSession, valve: u32, alpha: f32, scope: u32) -> Status {
+    guard(|| SESSIONS.get(session)?.set(valve, Dial::constant(alpha)?, scope))
+}
+
+/// # Safety
+/// `dial` is null or a C string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn valve_set_dial(
+    session: *mut OpenSession,
+    valve: u32,
+    dial: *const c_char,
+    scope: u32,
+) -> Status {
     guard(|| {
         let session = SESSIONS.get(session)?;
-        let valve = session.engine.valve(valve)?;
-        let (dial, scope) = (Dial::constant(alpha)?, values::scope(scope)?);
-        Ok(session.live().timeline.set(&valve, dial, scope)?)
+        // SAFETY: as the caller vouches.
+        session.set(valve, unsafe { text("dial", dial) }?.parse()?, scope)
     })
 }
 

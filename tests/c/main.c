@@ -139,6 +139,12 @@ static void check_valve(valve_engine *engine)
     CHECK(valve_next(session, NULL, NULL, NULL, NULL) == VALVE_OK);
     CHECK(valve_openings(session, valve, openings, 256, &count) == VALVE_OK);
     CHECK(count > 2 && openings[count - 1] == -1 && openings[count - 2] == 0);
+    CHECK(valve_set_dial(session, valve, "0=0.25,2=0.5", VALVE_SCOPE_ALL) == VALVE_OK);
+    CHECK(valve_prompt_text(session, "and the thing", NULL) == VALVE_OK);
+    CHECK(valve_generate(session, NULL, 1) == VALVE_OK);
+    CHECK(valve_next(session, NULL, NULL, NULL, NULL) == VALVE_OK);
+    CHECK(valve_openings(session, valve, openings, 256, &count) == VALVE_OK);
+    CHECK(count > 2 && openings[1] == 0.25f && openings[2] == 0.5f);
     CHECK(valve_session_close(session) == VALVE_OK);
 }
 

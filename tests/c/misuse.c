@@ -81,6 +81,7 @@ static void check_handles(valve_engine *engine, valve_session *session)
     CHECK_FAILS(valve_session_close(closed_session), VALVE_ERROR_HANDLE, "session: it is not open");
     CHECK_FAILS(valve_session_close(NULL), VALVE_ERROR_ARGUMENT, "session: it is null");
     CHECK_FAILS(valve_set_alpha(closed_session, 0, 0, 0), VALVE_ERROR_HANDLE, "session");
+    CHECK_FAILS(valve_set_dial(closed_session, 0, "0", 0), VALVE_ERROR_HANDLE, "session");
     CHECK_FAILS(valve_prompt_chat(closed_session, NULL, 0, NULL), VALVE_ERROR_HANDLE, "session");
     CHECK_FAILS(valve_prompt_text(closed_session, "a", NULL), VALVE_ERROR_HANDLE, "session");
     CHECK_FAILS(valve_prompt_tokens(closed_session, NULL, 0, NULL), VALVE_ERROR_HANDLE, "session");
@@ -130,6 +131,9 @@ static void check_drawing(valve_engine *engine, valve_session *session)
         CHECK_FAILS(valve_set_alpha(session, 0, bad[i], VALVE_SCOPE_ALL), VALVE_ERROR_ARGUMENT, "alpha: ");
     CHECK_FAILS(valve_set_alpha(session, 1, 1, VALVE_SCOPE_ALL), VALVE_ERROR_ARGUMENT, "valve: 1 of 1 attached");
     CHECK_FAILS(valve_set_alpha(session, 0, 1, 99), VALVE_ERROR_ARGUMENT, "scope: there is no 99");
+    CHECK_FAILS(valve_set_dial(session, 0, NULL, 0), VALVE_ERROR_ARGUMENT, "dial: it is null");
+    CHECK_FAILS(valve_set_dial(session, 0, "0..inf@9", 0), VALVE_ERROR_ARGUMENT, "alpha: ");
+    CHECK_FAILS(valve_set_dial(session, 0, "", 0), VALVE_ERROR_ARGUMENT, "alpha: ");
     CHECK_FAILS(valve_openings(session, 7, NULL, 0, NULL), VALVE_ERROR_ARGUMENT, "valve: 7 of 1 attached");
     CHECK_FAILS(valve_openings(session, 0, NULL, 4, NULL), VALVE_ERROR_ARGUMENT, "nowhere to write");
     CHECK_FAILS(valve_next(session, NULL, NULL, NULL, NULL), VALVE_ERROR_STATE, "no generation runs");
