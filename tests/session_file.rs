@@ -178,7 +178,9 @@ fn adapters_that_stand_in_another_order_are_refused() {
     score(&mut session, &text(20, 1));
     session.save(&path, "").unwrap();
     let there = engine(1, CONTEXT);
-    [2, 1].map(|seed| attach(&there, seed));
+    for seed in [2, 1] {
+        attach(&there, seed);
+    }
     assert!(refused(&there, &path).ends_with("is attached in another order"));
 }
 

@@ -58,6 +58,7 @@ pub struct ModelArgs {
 enum ScopeArg {
     All,
     Generation,
+    Think,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -124,6 +125,7 @@ impl ModelArgs {
         let scope = match self.scope {
             ScopeArg::All => Scope::All,
             ScopeArg::Generation => Scope::Generation,
+            ScopeArg::Think => Scope::Think,
         };
         let loaded = Loaded { engine, loras, valves, dial, own, parts, scope, overflow };
         loaded.check_parts()?;
