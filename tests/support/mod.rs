@@ -6,6 +6,7 @@
 pub mod alloc;
 pub mod gguf_fixture;
 pub mod hostile;
+pub mod peer_ids;
 pub mod reference;
 pub mod stage;
 
