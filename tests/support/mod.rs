@@ -7,6 +7,7 @@ pub mod alloc;
 pub mod alphabet;
 pub mod gguf_fixture;
 pub mod hostile;
+pub mod peer_ids;
 pub mod reference;
 pub mod session;
 pub mod stage;
