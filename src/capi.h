@@ -127,7 +127,8 @@ valve_status valve_session_close(valve_session *session);
 /* Which tokens a valve acts on. */
 enum {
     VALVE_SCOPE_ALL = 0,          /* every token, the prompt's too */
-    VALVE_SCOPE_GENERATION = 1    /* from the first generated token on */
+    VALVE_SCOPE_GENERATION = 1,   /* from the first generated token on */
+    VALVE_SCOPE_THINK = 2         /* in a thought; a model whose template knows no thoughts is an error */
 };
 
 /* Turns a valve: any finite `alpha`, from the next token on, in mid-answer too. What is in the cache stays until the

@@ -110,6 +110,7 @@ pub(super) fn scope(number: u32) -> Result<Scope, Failure> {
     match number {
         0 => Ok(Scope::All),
         1 => Ok(Scope::Generation),
+        2 => Ok(Scope::Think),
         other => Err(argument(format!("scope: there is no {other}"))),
     }
 }

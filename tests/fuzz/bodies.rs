@@ -8,7 +8,7 @@
 
 use super::support::{alphabet::byte_alphabet, touch::touch};
 use arbitrary::{Arbitrary, Unstructured};
-use cotvalve::chat::{Message, Template};
+use cotvalve::chat::{Message, RenderOptions, Template, ToolCall};
 use cotvalve::engine::{Engine, EngineOptions, Valve};
 use cotvalve::error::Result;
 use cotvalve::gguf::Gguf;
@@ -17,6 +17,7 @@ use cotvalve::model::Model;
 use cotvalve::sampler::Sampling;
 use cotvalve::tokenizer::{Decoder, Tokenizer, Vocab};
 use cotvalve::valve::{Adapter, Dial, Scope};
+use serde_json::json;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -96,20 +97,28 @@ const PRES: [&str; 12] = [
 ];
 /// Token types of a sound vocabulary.
 const NORMAL: i32 = 1;
+const BYTE: i32 = 6;
 const SPECIAL: [i32; 3] = [2, 3, 4];
 /// Most merges, and most tokens that are neither bytes nor merged.
 const MERGES_MAX: usize = 64;
 const OTHERS_MAX: usize = 16;
+/// What SentencePiece writes for a space.
+const SPACE: char = '\u{2581}';
 
-/// A vocabulary of byte-level BPE.
+/// A vocabulary of byte-level BPE or of SentencePiece.
+#[derive(Default)]
 struct Words {
+    sentence_piece: bool,
     pre: &'static str,
     tokens: Vec<String>,
     token_types: Vec<i32>,
     merges: Vec<String>,
+    scores: Vec<f32>,
     /// bos, eos, eot, eom, unk, pad
     named: [Option<u32>; 6],
-    adds: [bool; 2],
+    add_bos: Option<bool>,
+    add_eos: bool,
+    add_space_prefix: Option<bool>,
     /// Whether every byte has a token, and every token the type it should have: then any text comes back.
     complete: bool,
 }
@@ -120,40 +129,76 @@ fn short(u: &mut Unstructured<'_>) -> arbitrary::Result<String> {
     Ok(String::from_utf8_lossy(u.bytes(len)?).into_owned())
 }
 
-impl<'a> Arbitrary<'a> for Words {
-    fn arbitrary(u: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
-        let complete = u.ratio(3, 4)?;
-        let pre = PRES[u.choose_index(PRES.len())?];
-        let mut tokens: Vec<String> = byte_alphabet().into_iter().map(String::from).collect();
-        if !complete {
-            tokens.truncate(u.int_in_range(1..=256)?);
+impl Words {
+    /// Every byte, or the first of them.
+    fn add_bytes(&mut self, u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
+        self.tokens = if self.sentence_piece {
+            (0..256).map(|b| format!("<0x{b:02X}>")).collect()
+        } else {
+            byte_alphabet().into_iter().map(String::from).collect()
+        };
+        if !self.complete {
+            self.tokens.truncate(u.int_in_range(1..=256)?);
         }
-        let mut merges = Vec::new();
-        for _ in 0..u.int_in_range(0..=MERGES_MAX)? {
-            let (left, right) = (u.choose_index(tokens.len())?, u.choose_index(tokens.len())?);
-            let (left, right) = (&tokens[left], &tokens[right]);
-            merges.push(format!("{left} {right}"));
-            let merged = format!("{left}{right}");
-            if !complete || !tokens.contains(&merged) {
-                tokens.push(merged);
+        self.token_types = vec![if self.sentence_piece { BYTE } else { NORMAL }; self.tokens.len()];
+        if self.sentence_piece {
+            for letter in [SPACE, 'a', 'b', 'é', '日'] {
+                self.add(letter.into(), NORMAL);
             }
         }
-        let mut token_types = vec![NORMAL; tokens.len()];
+        Ok(())
+    }
+
+    /// Adds a token, of a text that a complete vocabulary does not have yet.
+    fn add(&mut self, text: String, ty: i32) {
+        if !self.complete || !self.tokens.contains(&text) {
+            self.tokens.push(text);
+            self.token_types.push(ty);
+        }
+    }
+
+    fn add_merges(&mut self, u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
+        let first = if self.sentence_piece { self.tokens.len() - 5 } else { 0 };
+        for _ in 0..u.int_in_range(0..=MERGES_MAX)? {
+            let mut half = || u.choose_index(self.tokens.len() - first).map(|i| self.tokens[first + i].clone());
+            let (left, right) = (half()?, half()?);
+            self.add(format!("{left}{right}"), NORMAL);
+            self.merges.push(format!("{left} {right}"));
+        }
+        Ok(())
+    }
+
+    fn add_others(&mut self, u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         for _ in 0..u.int_in_range(0..=OTHERS_MAX)? {
             let (text, ty) = (short(u)?, u.int_in_range(-1..=7)?);
-            if !complete || (SPECIAL.contains(&ty) && !tokens.contains(&text)) {
-                tokens.push(text);
-                token_types.push(ty);
+            if !self.complete || SPECIAL.contains(&ty) {
+                self.add(text, ty);
             }
         }
-        let mut named = [None; 6];
-        for id in &mut named {
+        Ok(())
+    }
+}
+
+impl<'a> Arbitrary<'a> for Words {
+    fn arbitrary(u: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
+        let (sentence_piece, complete) = (u.arbitrary()?, u.ratio(3, 4)?);
+        let pre = PRES[u.choose_index(PRES.len())?];
+        let mut words = Self { sentence_piece, complete, pre, ..Self::default() };
+        words.add_bytes(u)?;
+        words.add_merges(u)?;
+        words.add_others(u)?;
+        for id in &mut words.named {
             if u.arbitrary()? {
                 // One too many is one that does not exist.
-                *id = Some(u.int_in_range(0..=tokens.len() as u32)?);
+                *id = Some(u.int_in_range(0..=words.tokens.len() as u32)?);
             }
         }
-        Ok(Self { pre, tokens, token_types, merges, named, adds: u.arbitrary()?, complete })
+        (words.add_bos, words.add_eos, words.add_space_prefix) = u.arbitrary()?;
+        if u.arbitrary()? {
+            let score = |_: &String| u.arbitrary::<i8>().map(|score| f32::from(score) / 4.0);
+            words.scores = words.tokens.iter().map(score).collect::<arbitrary::Result<_>>()?;
+        }
+        Ok(words)
     }
 }
 
@@ -163,20 +208,33 @@ impl Words {
         let merges: Vec<&str> = self.merges.iter().map(String::as_str).collect();
         let [bos, eos, eot, eom, unk, pad] = self.named;
         Tokenizer::new(&Vocab {
-            model: "gpt2",
+            model: if self.sentence_piece { "llama" } else { "gpt2" },
             pre: self.pre,
             tokens: &tokens,
             token_types: &self.token_types,
             merges: &merges,
+            scores: &self.scores,
             bos,
             eos,
             eot,
             eom,
             unk,
             pad,
-            add_bos: self.adds[0],
-            add_eos: self.adds[1],
+            add_bos: self.add_bos,
+            add_eos: self.add_eos,
+            add_space_prefix: self.add_space_prefix,
+            ..Vocab::default()
         })
+    }
+
+    /// Whether `text` comes back as `whole`. SentencePiece writes spaces as a character that then stands for them,
+    /// and may put some before a text and behind special tokens.
+    fn returns(&self, text: &str, whole: &str) -> bool {
+        if !self.sentence_piece {
+            return whole == text;
+        }
+        let spaced = |text: &str| text.replace(SPACE, " ");
+        self.add_space_prefix != Some(false) || spaced(whole) == spaced(text)
     }
 }
 
@@ -199,7 +257,7 @@ pub fn tokenizer(data: &[u8]) {
         }
         pieces += &decoder.flush();
         assert_eq!(pieces, whole);
-        assert!(!words.complete || whole == text, "{text:?} came back as {whole:?}");
+        assert!(!words.complete || words.returns(&text, &whole), "{text:?} came back as {whole:?}");
     }
 }
 
@@ -207,16 +265,21 @@ pub fn tokenizer(data: &[u8]) {
 pub fn template(data: &[u8]) {
     let mut parts = data.splitn(2, |b| *b == 0).map(String::from_utf8_lossy);
     let (source, said) = (parts.next().unwrap_or_default(), parts.next().unwrap_or("How much is it?".into()));
+    let call = ToolCall { id: Some("call12345".into()), name: "price".into(), arguments: json!({"of": ["tea", 2]}) };
     let messages = [
         Message::new("system", "Be brief."),
         Message::new("user", said.as_ref()),
-        Message::new("assistant", "<think>\nSay so.\n</think>\n\nNothing."),
+        Message { tool_calls: vec![call], ..Message::assistant("Ask.", "") },
+        Message { name: Some("price".into()), ..Message::new("tool", "{\"price\": 4}") },
+        Message::assistant("Say so.", "It is 4."),
         Message::new("user", "Why?"),
     ];
+    let tool = json!({"type": "function", "function": {"name": "price", "parameters": {"type": "object"}}});
+    let options = RenderOptions { add_generation_prompt: true, tools: vec![tool], ..RenderOptions::default() };
     let render = || {
         let start = Instant::now();
         if let Ok(template) = Template::new(&source, "<s>", "</s>") {
-            let _ = template.render(&messages, true);
+            let _ = template.render_with(&messages, &options);
             let _ = template.render(&messages[..2], false);
         }
         start.elapsed()

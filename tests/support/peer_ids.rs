@@ -88,8 +88,14 @@ impl Peer {
             let unlike = is.iter().filter(|(_, equal)| !equal);
             problems.extend(unlike.map(|(what, _)| format!("{name}: line {}, {what}: {line:?}", at + 1)));
         }
-        writeln!(table, "| {:14} | {:23} | {equal} of {} |", case.vocab, case.pre.as_deref().unwrap_or(""), self.lines.len())
-            .unwrap();
+        writeln!(
+            table,
+            "| {:14} | {:23} | {equal} of {} |",
+            case.vocab,
+            case.pre.as_deref().unwrap_or(""),
+            self.lines.len()
+        )
+        .unwrap();
         let mut fact = |what: &str, equal: bool| {
             if !equal {
                 problems.insert(0, format!("{name}: {what} differ"));
