@@ -9,6 +9,7 @@ pub mod gguf_fixture;
 pub mod hostile;
 pub mod peer_ids;
 pub mod reference;
+pub mod sampling;
 pub mod session;
 pub mod stage;
 pub mod touch;
