@@ -14,6 +14,8 @@ mod files;
 mod interrupt;
 #[path = "cli/run.rs"]
 mod run;
+#[path = "cli/sampling.rs"]
+mod sampling;
 mod support;
 
 use cotvalve::tensor::TensorType;
