@@ -61,7 +61,7 @@ fn answers_follow_a_schema_or_a_grammar() {
         r#"{"type":"object","properties":{"ok":{"type":"boolean"}},"required":["ok"],"additionalProperties":false}"#;
     let file = folder.write("schema.json", schema);
     let at = format!("@{file}");
-    for args in [["-j", schema], ["--json-schema", &at], ["--json-schema-file", &file]] {
+    for args in [["-j", schema], ["--json-schema", &at], ["-jf", &file]] {
         let report = run(&folder, &[&args[..], &["-n", "100"]].concat());
         let document: Value = serde_json::from_str(report["text"].as_str().unwrap()).unwrap();
         assert!(document["ok"].is_boolean() && report["stop"] == "end", "{report}");
