@@ -2,6 +2,8 @@
 
 #![cfg(feature = "cli")]
 
+#[path = "cli/adapters.rs"]
+mod adapters;
 #[path = "cli/alpha.rs"]
 mod alpha;
 #[path = "cli/bad_input.rs"]
@@ -17,6 +19,8 @@ mod run;
 #[path = "cli/sampling.rs"]
 mod sampling;
 mod support;
+#[path = "cli/terminal/mod.rs"]
+mod terminal;
 
 use cotvalve::tensor::TensorType;
 use std::ffi::OsStr;

@@ -14,7 +14,7 @@ use cotvalve::valve::{Adapter, Dial, Group, Scope, Selector, Setting};
 use std::path::Path;
 use std::sync::Arc;
 use support::alloc::Counting;
-use support::gguf_fixture::{TinyLlama, tiny_adapter, wide_heads};
+use support::gguf_fixture::{TinyLlama, tiny_adapter, wide_heads, with_metadata};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting::new();
@@ -73,7 +73,9 @@ fn model(ty: TensorType) -> Arc<Model> {
         bytes
     };
     let file = TinyLlama { seed: 11, ty, separate_output: false, rope_freqs: false, encode: &encode }.bytes();
-    Model::new(Gguf::parse(Path::new("tiny.gguf"), Bytes::from(wide_heads(&file))).unwrap()).unwrap()
+    // A template with tags, so that what is drawn is searched for them.
+    let file = with_metadata(wide_heads(&file), &[("tokenizer.chat_template", "<think>".into())]);
+    Model::new(Gguf::parse(Path::new("tiny.gguf"), Bytes::from(file)).unwrap()).unwrap()
 }
 
 fn engine(setup: &Setup) -> Engine {

@@ -6,11 +6,13 @@ mod prefix;
 mod save;
 mod sequence;
 mod session;
+mod thoughts;
 
 pub use crate::kv::CacheUse;
 pub use session::{Cancel, Event, Generation, Overflow, Session, Stop};
 
 use self::core::{Core, Limits};
+use self::thoughts::Thoughts;
 use crate::backend::Precision;
 use crate::cpu::Cpu;
 use crate::error::{Error, Result};
@@ -118,7 +120,7 @@ impl Engine {
         let stage = Box::new(Forward::new(backend, config.clone(), weights, spec)?);
         let EngineOptions { kv_type, precision, .. } = *options;
         let limits = Limits { context, rows, outputs, vocab: config.vocab, kv_type, precision };
-        let core = Arc::new(Mutex::new(Core::new(stage, pages, limits)));
+        let core = Arc::new(Mutex::new(Core::new(stage, pages, limits, Thoughts::of(&model))));
         Ok(Self { model, grammars: Arc::default(), core })
     }
 

@@ -3,6 +3,7 @@
 use super::openings::Openings;
 use super::session::{Cancel, Overflow};
 use crate::backend::PageId;
+use crate::chat::ThoughtScanner;
 use crate::error::Error;
 use crate::kv::PAGE_LEN;
 use crate::sampler::{Drawn, Sampler};
@@ -25,6 +26,8 @@ pub(super) struct Sequence {
     /// Tokens that were forgotten to make room: how much older the timeline is than its positions say.
     pub forgotten: usize,
     pub overflow: Overflow,
+    /// Follows the answer; none if the model's chat template knows no thought.
+    pub scanner: Option<ThoughtScanner>,
     pub pages: Vec<PageId>,
     /// How many of the pages, from the first on, can be found by other sequences.
     pub published: usize,
@@ -71,6 +74,7 @@ impl Sequence {
             overflow: Overflow::default(),
             published: 0,
             private: false,
+            scanner: None,
             pages: Vec::with_capacity(crate::kv::Pages::needed(context)),
             turns: adapters.iter().map(closed).collect(),
             sampler: None,

@@ -76,7 +76,7 @@ impl Session {
     /// in the cache stays until the next [`Session::prompt`].
     ///
     /// # Errors
-    /// Those of [`Dial::check`]; [`Error::Argument`] for a valve of another engine.
+    /// Those of [`Session::set_with`].
     pub fn set(&mut self, valve: &Valve, dial: Dial, scope: Scope) -> Result<()> {
         self.set_with(valve, Setting::uniform(dial, scope))
     }
@@ -84,12 +84,17 @@ impl Session {
     /// The same with dials for parts: groups of projections, ranges of layers.
     ///
     /// # Errors
-    /// Those of [`Setting::check`]; [`Error::Argument`] for a valve of another engine.
+    /// Those of [`Setting::check`]; [`Error::Argument`] for a valve of another engine, or for the scope `think` with a
+    /// model whose chat template has no thought tag.
     pub fn set_with(&mut self, valve: &Valve, setting: Setting) -> Result<()> {
         setting.check(self.engine.model().config().layers)?;
         let mut core = self.engine.lock();
         if !valve.is_of(&core) {
             return Err(Error::argument("valve", "it is attached to another engine"));
+        }
+        if setting.scope == Scope::Think && !core.knows_thoughts() {
+            let path = self.engine.model().path().display();
+            return Err(Error::argument("scope", format!("think: {path}: its chat template has no thought tag")));
         }
         core.turn(self.id, valve.index, setting);
         Ok(())

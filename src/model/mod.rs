@@ -9,7 +9,7 @@ pub use config::{ARCHITECTURES, Architecture, Config};
 pub use forward::{Forward, Stage, StageSpec};
 pub use load::{FanKind, Layer, Site, Weights};
 
-use crate::chat::{Message, Template};
+use crate::chat::{Message, RenderOptions, Template, ThoughtTags};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::tokenizer::Tokenizer;
@@ -79,13 +79,27 @@ impl Model {
         Template::new(source, &text(self.tokenizer.bos())?, &text(self.tokenizer.eos())?).map(Some)
     }
 
+    /// What the model writes around its thought, as its chat template has it; `None` if that knows no thought.
+    pub fn thought_tags(&self) -> Option<ThoughtTags> {
+        // A template of the wrong type is an error where it is to be rendered.
+        self.gguf.str("tokenizer.chat_template").ok().flatten().and_then(ThoughtTags::of)
+    }
+
     /// A conversation as the model was trained to read it, up to where its answer starts.
     ///
     /// # Errors
     /// [`Error::Template`] if the file has no template, or it fails or exceeds its limits.
     pub fn render_chat(&self, messages: &[Message]) -> Result<String> {
+        self.render_chat_with(messages, &RenderOptions::answer())
+    }
+
+    /// The same with tools, variables of the template, or without the start of an answer.
+    ///
+    /// # Errors
+    /// Those of [`Model::render_chat`].
+    pub fn render_chat_with(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
         match self.template()? {
-            Some(template) => template.render(messages, true),
+            Some(template) => template.render_with(messages, options),
             None => Err(Error::Template(format!("{} has none", self.path().display()))),
         }
     }

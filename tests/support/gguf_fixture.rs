@@ -229,6 +229,23 @@ pub fn tiny_adapter_encoded(seed: u64, rank: usize, ty: TensorType, targets: &[&
     writer.to_bytes().unwrap()
 }
 
+/// The file `bytes` with other metadata.
+pub fn with_metadata(bytes: Vec<u8>, changes: &[(&str, Value)]) -> Vec<u8> {
+    let file = Gguf::parse(Path::new("tiny.gguf"), Bytes::from(bytes)).unwrap();
+    let mut writer = Writer::new();
+    for (key, value) in file.metadata() {
+        let change = changes.iter().find(|(changed, _)| changed == key);
+        writer.set(key, change.map_or(value, |(_, value)| value).clone()).unwrap();
+    }
+    for (key, value) in changes.iter().filter(|(key, _)| file.metadata().iter().all(|(known, _)| known != key)) {
+        writer.set(key, value.clone()).unwrap();
+    }
+    for t in file.tensors() {
+        writer.tensor(&t.name, t.ty.id, &t.dims, t.data.to_vec()).unwrap();
+    }
+    writer.to_bytes().unwrap()
+}
+
 /// The bytes of `values` as f32, f16 or bf16.
 pub fn encode_float(ty: TensorType, values: &[f32]) -> Vec<u8> {
     let values = values.iter();
