@@ -7,6 +7,7 @@ mod fetch;
 mod inspect;
 mod logits;
 mod options;
+mod override_kv;
 mod pull;
 mod run;
 mod sampling;
@@ -14,7 +15,6 @@ mod tokenize;
 
 use clap::{Parser, Subcommand};
 use cotvalve::error::{Error, Result};
-use cotvalve::model::Model;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -52,10 +52,7 @@ impl Cli {
             Command::Chat(command) => command.run(),
             Command::Pull(command) => command.run(),
             Command::Inspect(command) => command.run(),
-            Command::Tokenize(command) => {
-                let model = Model::open(command.model_path()?)?;
-                command.run(model.tokenizer())
-            }
+            Command::Tokenize(command) => command.run(),
             Command::Logits(command) => command.run(),
             Command::BenchServe(command) => command.run(),
         }
