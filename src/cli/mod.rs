@@ -10,6 +10,7 @@ mod inspect;
 mod logits;
 mod merge;
 mod options;
+mod override_kv;
 mod pull;
 mod run;
 mod sampling;
@@ -17,7 +18,6 @@ mod tokenize;
 
 use clap::{Parser, Subcommand};
 use cotvalve::error::{Error, Result};
-use cotvalve::model::Model;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -61,10 +61,7 @@ impl Cli {
             Command::Inspect(command) => command.run(),
             Command::Convert(command) => command.run(),
             Command::Merge(command) => command.run(),
-            Command::Tokenize(command) => {
-                let model = Model::open(command.model_path()?)?;
-                command.run(model.tokenizer())
-            }
+            Command::Tokenize(command) => command.run(),
             Command::Logits(command) => command.run(),
             Command::BenchServe(command) => command.run(),
         }
