@@ -2,6 +2,8 @@
 
 #![cfg(feature = "cli")]
 
+#[path = "cli/adapters.rs"]
+mod adapters;
 #[path = "cli/alpha.rs"]
 mod alpha;
 #[path = "cli/bad_input.rs"]
@@ -15,6 +17,8 @@ mod interrupt;
 #[path = "cli/run.rs"]
 mod run;
 mod support;
+#[path = "cli/terminal/mod.rs"]
+mod terminal;
 
 use cotvalve::tensor::TensorType;
 use std::ffi::OsStr;
