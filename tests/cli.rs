@@ -16,7 +16,11 @@ mod files;
 mod interrupt;
 #[path = "cli/run.rs"]
 mod run;
+#[path = "cli/sampling.rs"]
+mod sampling;
 mod support;
+#[path = "cli/terminal/mod.rs"]
+mod terminal;
 
 use cotvalve::tensor::TensorType;
 use std::ffi::OsStr;

@@ -5,12 +5,11 @@ mod support;
 use cotvalve::engine::{Engine, EngineOptions, Session};
 use cotvalve::error::Error;
 use cotvalve::gguf::Gguf;
-use cotvalve::gguf::write::Writer;
 use cotvalve::model::{Config, Model};
 use cotvalve::sampler::Sampling;
 use cotvalve::tensor::TensorType;
 use cotvalve::valve::{Adapter, Dial, Group, Part, Scope, Selector, Setting};
-use support::gguf_fixture::{tiny_adapter, tiny_llama};
+use support::gguf_fixture::{tiny_adapter, tiny_llama, with_metadata};
 use support::session::{self, attach, dial, score, text, tokens};
 use support::stage;
 
@@ -269,15 +268,10 @@ fn everything_lives_as_long_as_its_last_handle() {
 #[test]
 fn a_rope_factor_needs_no_type() {
     let factor = |key: &str, ty: Option<&str>| {
-        let mut writer = Writer::new();
-        let file = parse(tiny_llama(3, TensorType::F32));
-        file.metadata().iter().for_each(|(key, value)| writer.set(key, value.clone()).unwrap());
-        writer.set(key, 4.0f32).unwrap();
-        ty.into_iter().for_each(|ty| writer.set("llama.rope.scaling.type", ty).unwrap());
-        for t in file.tensors() {
-            writer.tensor(&t.name, t.ty.id, &t.dims, t.data.to_vec()).unwrap();
-        }
-        1.0 / Config::read(&parse(writer.to_bytes().unwrap())).unwrap().rope.inv_freq[0]
+        let mut changes = vec![(key, 4.0f32.into())];
+        changes.extend(ty.map(|ty| ("llama.rope.scaling.type", ty.into())));
+        let file = with_metadata(tiny_llama(3, TensorType::F32), &changes);
+        1.0 / Config::read(&parse(file)).unwrap().rope.inv_freq[0]
     };
     assert_eq!(factor("llama.rope.scaling.factor", None), 4.0);
     assert_eq!(factor("llama.rope.scale_linear", None), 4.0);

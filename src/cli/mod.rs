@@ -72,7 +72,7 @@ impl Cli {
 }
 
 /// llama.cpp's long names with one dash, as its users type them.
-const ONE_DASH: [&str; 5] = ["-ctk", "-ctv", "-sys", "-hf", "-ngl"];
+const ONE_DASH: [&str; 6] = ["-ctk", "-ctv", "-sys", "-hf", "-ngl", "-jf"];
 
 /// The program's arguments, with those names given the dash that the parser wants.
 pub fn arguments() -> impl Iterator<Item = std::ffi::OsString> {

@@ -3,6 +3,7 @@
 use super::prefix::publish;
 use super::sequence::Sequence;
 use super::session::Overflow;
+use super::thoughts::Thoughts;
 use crate::backend::{Batch, PageId, Precision, Span};
 use crate::error::{Error, Result};
 use crate::kv::{Fingerprints, PAGE_LEN, Pages};
@@ -28,6 +29,8 @@ pub(super) struct Core {
     logits: Vec<f32>,
     /// Which single row is planned first: another at every step, so that none waits for ever.
     first: usize,
+    /// None if the model's chat template knows no thought.
+    pub(super) thoughts: Option<Thoughts>,
     pub limits: Limits,
 }
 
@@ -113,12 +116,12 @@ impl Plan {
 }
 
 impl Core {
-    pub fn new(stage: Box<dyn Stage>, pages: usize, limits: Limits) -> Self {
+    pub fn new(stage: Box<dyn Stage>, pages: usize, limits: Limits, thoughts: Option<Thoughts>) -> Self {
         // Tables grow while sequences are decoded, which allocates nothing.
         let plan = Plan { pages: Vec::with_capacity(pages), ..Plan::default() };
         let (pages, prints) = (Pages::new(pages), Fingerprints::default());
         let (sequences, adapters, slots, logits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { stage, pages, prints, sequences, adapters, slots, plan, logits, first: 0, limits }
+        Self { stage, pages, prints, sequences, adapters, slots, plan, logits, first: 0, thoughts, limits }
     }
 
     /// Attaches an adapter and returns its index and its first slot. What is computed stays, with the added slots
@@ -145,12 +148,18 @@ impl Core {
         self.sequence(id).turn(index, adapter.parts(), setting);
     }
 
+    /// Whether a sequence can be known to think.
+    pub fn knows_thoughts(&self) -> bool {
+        self.thoughts.is_some()
+    }
+
     pub fn adapters(&self) -> &[Arc<Adapter>] {
         &self.adapters
     }
 
     pub fn open(&mut self) -> SequenceId {
-        let sequence = Sequence::new(&self.adapters, self.limits.context);
+        let mut sequence = Sequence::new(&self.adapters, self.limits.context);
+        sequence.scanner = self.thoughts.as_ref().map(Thoughts::scanner);
         let free = self.sequences.iter().position(Option::is_none);
         let id = free.unwrap_or(self.sequences.len());
         if free.is_none() {
@@ -188,6 +197,9 @@ impl Core {
             return Err(Error::ContextFull { needed: sequence.tokens.len() + 1, capacity: context });
         }
         sequence.tokens.push(token);
+        if let Some(thoughts) = &self.thoughts {
+            thoughts.drawn(self.sequences[id].as_mut().expect("a session outlived its sequence"));
+        }
         Ok(())
     }
 
@@ -277,9 +289,16 @@ impl Core {
                 continue;
             }
             if let (Some(logits), Some(sampler)) = (logits.next(), s.sampler.as_mut()) {
-                let token = sampler.next(logits);
-                s.tokens.push(token);
-                s.mailbox.push_back(token);
+                match sampler.next(logits, &s.tokens) {
+                    Ok(drawn) => {
+                        s.tokens.push(drawn.token);
+                        s.mailbox.push_back(drawn);
+                        if let Some(thoughts) = &self.thoughts {
+                            thoughts.drawn(s);
+                        }
+                    }
+                    Err(error) => s.fail(error),
+                }
             }
         }
     }

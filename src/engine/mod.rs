@@ -6,16 +6,19 @@ mod prefix;
 mod save;
 mod sequence;
 mod session;
+mod thoughts;
 
 pub use crate::kv::CacheUse;
 pub use session::{Cancel, Event, Generation, Overflow, Session, Stop};
 
 use self::core::{Core, Limits};
+use self::thoughts::Thoughts;
 use crate::backend::Precision;
 use crate::cpu::Cpu;
 use crate::error::{Error, Result};
 use crate::kv::{PAGE_LEN, Pages};
 use crate::model::{Forward, Model, StageSpec, Weights};
+use crate::sampler::{Grammars, Sampler, Sampling};
 use crate::tensor::TensorType;
 use crate::valve::Adapter;
 use std::path::Path;
@@ -52,6 +55,7 @@ const MIN_OUTPUTS: usize = 64;
 #[derive(Clone)]
 pub struct Engine {
     model: Arc<Model>,
+    grammars: Arc<Grammars>,
     core: Arc<Mutex<Core>>,
 }
 
@@ -116,8 +120,8 @@ impl Engine {
         let stage = Box::new(Forward::new(backend, config.clone(), weights, spec)?);
         let EngineOptions { kv_type, precision, .. } = *options;
         let limits = Limits { context, rows, outputs, vocab: config.vocab, kv_type, precision };
-        let core = Arc::new(Mutex::new(Core::new(stage, pages, limits)));
-        Ok(Self { model, core })
+        let core = Arc::new(Mutex::new(Core::new(stage, pages, limits, Thoughts::of(&model))));
+        Ok(Self { model, grammars: Arc::default(), core })
     }
 
     pub fn model(&self) -> &Arc<Model> {
@@ -152,6 +156,12 @@ impl Engine {
     /// Files attached so far, in order.
     pub fn adapters(&self) -> Vec<Arc<Adapter>> {
         self.lock().adapters().to_vec()
+    }
+
+    /// # Errors
+    /// Those of [`Sampler::new`].
+    fn sampler(&self, sampling: &Sampling) -> Result<Sampler> {
+        Sampler::new(sampling, self.model.tokenizer(), &self.grammars)
     }
 
     /// What the pages of the cache are in use for.

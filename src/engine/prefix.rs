@@ -17,8 +17,11 @@ impl Core {
         }
         tokens.iter().try_for_each(|token| self.check_token(*token))?;
         let tokens = shortened(tokens, self.sequence(id).overflow, self.limits.context)?;
-        let Self { sequences, pages, prints, .. } = self;
+        let Self { sequences, pages, prints, thoughts, .. } = self;
         let s = sequences[id].as_mut().expect("a session outlived its sequence");
+        if let Some(thoughts) = thoughts {
+            thoughts.begin(s, &tokens);
+        }
         s.replace(&tokens);
         let found = find(s, pages, prints);
         if found.len() * PAGE_LEN > s.computed {

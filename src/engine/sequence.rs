@@ -3,9 +3,10 @@
 use super::openings::Openings;
 use super::session::{Cancel, Overflow};
 use crate::backend::PageId;
+use crate::chat::ThoughtScanner;
 use crate::error::Error;
 use crate::kv::PAGE_LEN;
-use crate::sampler::Sampler;
+use crate::sampler::{Drawn, Sampler};
 use crate::valve::{Adapter, Origins, Part, Setting};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ pub(super) struct Sequence {
     /// Tokens that were forgotten to make room: how much older the timeline is than its positions say.
     pub forgotten: usize,
     pub overflow: Overflow,
+    /// Follows the answer; none if the model's chat template knows no thought.
+    pub scanner: Option<ThoughtScanner>,
     pub pages: Vec<PageId>,
     /// How many of the pages, from the first on, can be found by other sequences.
     pub published: usize,
@@ -36,7 +39,7 @@ pub(super) struct Sequence {
     /// Whether its owner waits for a token.
     pub wanted: bool,
     /// Tokens drawn and not yet fetched.
-    pub mailbox: VecDeque<u32>,
+    pub mailbox: VecDeque<Drawn>,
     /// Why it cannot go on, until its owner hears it.
     pub failed: Option<Error>,
     pub cancel: Cancel,
@@ -71,6 +74,7 @@ impl Sequence {
             overflow: Overflow::default(),
             published: 0,
             private: false,
+            scanner: None,
             pages: Vec::with_capacity(crate::kv::Pages::needed(context)),
             turns: adapters.iter().map(closed).collect(),
             sampler: None,

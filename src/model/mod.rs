@@ -8,8 +8,9 @@ mod vocab;
 pub use config::{ARCHITECTURES, Architecture, Config};
 pub use forward::{Forward, Stage, StageSpec};
 pub use load::{FanKind, Layer, Site, Weights};
+pub use vocab::tokenizer;
 
-use crate::chat::{Message, Template};
+use crate::chat::{Message, RenderOptions, Template, ThoughtTags};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::tokenizer::Tokenizer;
@@ -37,7 +38,11 @@ impl Model {
     /// The same, of a file already read.
     pub fn new(gguf: Gguf) -> Result<Arc<Self>> {
         let config = Config::read(&gguf)?;
-        let tokenizer = vocab::tokenizer(&gguf, config.vocab)?;
+        let tokenizer = tokenizer(&gguf)?;
+        if tokenizer.vocab_size() != config.vocab {
+            let what = format!("{} tokens for {} embeddings", tokenizer.vocab_size(), config.vocab);
+            return Err(Error::malformed(gguf.path(), what));
+        }
         Ok(Arc::new(Self { gguf, config, tokenizer, fingerprint: OnceLock::new() }))
     }
 
@@ -79,13 +84,27 @@ impl Model {
         Template::new(source, &text(self.tokenizer.bos())?, &text(self.tokenizer.eos())?).map(Some)
     }
 
+    /// What the model writes around its thought, as its chat template has it; `None` if that knows no thought.
+    pub fn thought_tags(&self) -> Option<ThoughtTags> {
+        // A template of the wrong type is an error where it is to be rendered.
+        self.gguf.str("tokenizer.chat_template").ok().flatten().and_then(ThoughtTags::of)
+    }
+
     /// A conversation as the model was trained to read it, up to where its answer starts.
     ///
     /// # Errors
     /// [`Error::Template`] if the file has no template, or it fails or exceeds its limits.
     pub fn render_chat(&self, messages: &[Message]) -> Result<String> {
+        self.render_chat_with(messages, &RenderOptions::answer())
+    }
+
+    /// The same with tools, variables of the template, or without the start of an answer.
+    ///
+    /// # Errors
+    /// Those of [`Model::render_chat`].
+    pub fn render_chat_with(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
         match self.template()? {
-            Some(template) => template.render(messages, true),
+            Some(template) => template.render_with(messages, options),
             None => Err(Error::Template(format!("{} has none", self.path().display()))),
         }
     }

@@ -151,6 +151,9 @@ pub enum Scope {
     All,
     /// From the first generated token on; the prompt's keys and values are then the base model's.
     Generation,
+    /// From the token that completes the tag which opens a thought, generated or at the end of the prompt, to the
+    /// token that completes the tag which closes it, both included.
+    Think,
 }
 
 /// Where the scopes of a sequence start, in positions.
@@ -158,6 +161,8 @@ pub enum Scope {
 pub struct Origins {
     /// The first generated token.
     pub generation: u32,
+    /// From the first token of the thought up to the first after it; nothing lies between if there is none.
+    pub thought: (u32, u32),
 }
 
 /// How a valve is turned: a dial for all of it, dials for parts, and their scope.
@@ -197,8 +202,10 @@ impl Setting {
         let origin = match self.scope {
             Scope::All => 0,
             Scope::Generation => origins.generation,
+            Scope::Think => origins.thought.0,
         };
-        let since = position.checked_sub(origin);
+        let over = self.scope == Scope::Think && position >= origins.thought.1;
+        let since = position.checked_sub(origin).filter(|_| !over);
         let dials = std::iter::once(&self.dial).chain(self.parts.iter().map(|(_, dial)| dial));
         out.clear();
         out.extend(dials.map(|dial| since.map_or(0.0, |since| dial.at(since)) + 0.0));
@@ -278,7 +285,7 @@ mod tests {
     /// α of all dials at `position` of a sequence that generates from position 3 on.
     fn openings(setting: &Setting, position: u32) -> Vec<f32> {
         let mut out = vec![9.0];
-        setting.openings(position, Origins { generation: 3 }, &mut out);
+        setting.openings(position, Origins { generation: 3, thought: (2, 5) }, &mut out);
         out
     }
 
@@ -287,6 +294,18 @@ mod tests {
         let setting = Setting::uniform(Dial::steps(vec![(0, 1.0), (2, 2.0)]).unwrap(), Scope::Generation);
         let seen: Vec<f32> = (0..6).flat_map(|p| openings(&setting, p)).collect();
         assert_eq!(seen, [0.0, 0.0, 0.0, 1.0, 1.0, 2.0]);
+    }
+
+    #[test]
+    fn think_scope_ends_with_the_thought() {
+        let setting = Setting::uniform(Dial::steps(vec![(0, 1.0), (2, 2.0)]).unwrap(), Scope::Think);
+        let seen: Vec<f32> = (0..7).flat_map(|p| openings(&setting, p)).collect();
+        assert_eq!(seen, [0.0, 0.0, 1.0, 1.0, 2.0, 0.0, 0.0]);
+        let mut out = Vec::new();
+        (0..3).for_each(|p| {
+            setting.openings(p, Origins::default(), &mut out);
+            assert_eq!(out, [0.0], "no thought");
+        });
     }
 
     #[test]

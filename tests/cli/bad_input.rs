@@ -4,7 +4,7 @@ use super::{Folder, valve};
 use std::process::{Command, Output};
 
 /// Runs a command that must fail and say why on one line that holds `names`.
-fn refuse(mut command: Command, names: &[&str]) {
+pub fn refuse(mut command: Command, names: &[&str]) {
     let output = command.output().unwrap();
     let stderr = complaint(&output);
     assert_eq!(output.status.code(), Some(1), "{command:?}: {stderr}");
@@ -14,7 +14,7 @@ fn refuse(mut command: Command, names: &[&str]) {
 }
 
 /// Runs a command whose flags the parser must refuse.
-fn misuse(mut command: Command, names: &[&str]) {
+pub fn misuse(mut command: Command, names: &[&str]) {
     let output = command.output().unwrap();
     let stderr = complaint(&output);
     assert_eq!(output.status.code(), Some(2), "{command:?}: {stderr}");
@@ -48,6 +48,14 @@ fn files_that_are_not_there_are_named() {
     let ids = folder.write("ids.json", "[5, 6]");
     let nowhere = folder.path("missing/x.npy");
     refuse(folder.command("logits", &["--ids", &ids, "--out", &nowhere]), &[&nowhere]);
+}
+
+#[test]
+fn a_keep_that_leaves_no_room_is_named() {
+    let folder = Folder::new();
+    for keep in ["32", "-2"] {
+        refuse(folder.command("run", &["-p", "x", "-c", "32", "--context-shift", "--keep", keep]), &["keep: ", keep]);
+    }
 }
 
 #[test]
