@@ -31,7 +31,7 @@ fn turns_go_on_from_the_cache() {
     assert!(said[1].starts_with("context ") && said[1].contains(" of 4096 tokens, 2 messages; cache "), "{said:?}");
     // All of the first turn, as it was drawn, but for the last token, which was never computed.
     let (context, _) = said[1]["context ".len()..].split_once(' ').unwrap();
-    assert_eq!(cached(&said[2]) + 1, context.parse().unwrap(), "{said:?}");
+    assert_eq!(cached(&said[2]) + 1, context.parse::<usize>().unwrap(), "{said:?}");
 }
 
 #[test]
