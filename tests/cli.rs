@@ -2,6 +2,8 @@
 
 #![cfg(feature = "cli")]
 
+#[path = "cli/adapters.rs"]
+mod adapters;
 #[path = "cli/alpha.rs"]
 mod alpha;
 #[path = "cli/bad_input.rs"]

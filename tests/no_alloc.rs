@@ -24,6 +24,37 @@ const CONTEXT: usize = 512;
 const TARGETS: [&str; 4] =
     ["blk.0.attn_q.weight", "blk.1.attn_v.weight", "blk.0.ffn_gate.weight", "blk.1.ffn_down.weight"];
 
+/// How tokens are drawn.
+#[derive(Clone, Copy, Debug)]
+enum Chain {
+    Greedy,
+    Default,
+    /// Every stage but Mirostat, which takes the place of most.
+    Full,
+    Mirostat,
+}
+
+impl Chain {
+    fn sampling(self) -> Sampling {
+        match self {
+            Self::Greedy => Sampling::greedy(),
+            Self::Default => Sampling::default(),
+            Self::Full => Sampling {
+                dynatemp_range: 0.2,
+                top_k: 0,
+                typical_p: 0.99,
+                top_n_sigma: 2.0,
+                xtc_probability: 0.5,
+                repeat_penalty: 1.1,
+                dry_multiplier: 0.5,
+                logit_bias: vec![(9, 1.0)],
+                ..Sampling::default()
+            },
+            Self::Mirostat => Sampling { mirostat: 2, ..Sampling::default() },
+        }
+    }
+}
+
 /// One way to decode.
 #[derive(Debug)]
 struct Setup {
@@ -31,7 +62,7 @@ struct Setup {
     kv_type: TensorType,
     threads: usize,
     valve: bool,
-    greedy: bool,
+    chain: Chain,
     prompt: u32,
 }
 
@@ -75,7 +106,7 @@ fn first_allocation(setup: &Setup) -> Option<(usize, usize)> {
         session.set_with(&valve, Setting { dial, scope: Scope::All, parts: vec![part] }).unwrap();
     }
     let mut timeline: Vec<u32> = (0..setup.prompt).map(|i| 3 + i * 7 % 250).collect();
-    let sampling = if setup.greedy { Sampling::greedy() } else { Sampling::default() };
+    let sampling = setup.chain.sampling();
     let mut left = CONTEXT - timeline.len();
     let mut found = None;
     // The tiny model may draw an end token; the timeline then goes on in another generation.
@@ -108,10 +139,14 @@ fn first_allocation(setup: &Setup) -> Option<(usize, usize)> {
 fn main() {
     let mut steps = 0;
     for (ty, kv_type) in [(TensorType::Q4_1, TensorType::F16), (TensorType::F16, TensorType::Q8_0)] {
-        for (threads, valve, greedy, prompt) in
-            [(1, false, true, 5), (1, true, false, 60), (2, false, false, 5), (2, true, true, 60), (2, true, false, 1)]
-        {
-            let setup = Setup { ty, kv_type, threads, valve, greedy, prompt };
+        for (threads, valve, chain, prompt) in [
+            (1, false, Chain::Greedy, 5),
+            (1, true, Chain::Default, 60),
+            (2, false, Chain::Full, 5),
+            (2, true, Chain::Greedy, 60),
+            (2, true, Chain::Mirostat, 1),
+        ] {
+            let setup = Setup { ty, kv_type, threads, valve, chain, prompt };
             assert_eq!(first_allocation(&setup), None, "{setup:?}: (step, requests)");
             steps += CONTEXT - prompt as usize;
         }

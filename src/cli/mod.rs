@@ -3,10 +3,12 @@
 mod alpha;
 mod bench_serve;
 mod chat;
+mod convert;
 mod dial;
 mod fetch;
 mod inspect;
 mod logits;
+mod merge;
 mod options;
 mod pull;
 mod run;
@@ -37,6 +39,10 @@ enum Command {
     Pull(pull::Pull),
     /// Show what a GGUF file holds
     Inspect(inspect::Inspect),
+    /// Make a GGUF adapter of a PEFT folder, or the reverse
+    Convert(convert::Convert),
+    /// Write a model with adapters in its weights
+    Merge(merge::Merge),
     /// Show the tokens of a text
     Tokenize(tokenize::Tokenize),
     /// Write the logits of a text
@@ -53,6 +59,8 @@ impl Cli {
             Command::Chat(command) => command.run(),
             Command::Pull(command) => command.run(),
             Command::Inspect(command) => command.run(),
+            Command::Convert(command) => command.run(),
+            Command::Merge(command) => command.run(),
             Command::Tokenize(command) => {
                 let model = Model::open(command.model_path()?)?;
                 command.run(model.tokenizer())

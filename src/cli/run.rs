@@ -6,6 +6,8 @@ use clap::Args;
 use cotvalve::chat::Message;
 use cotvalve::engine::{Session, Stop, Valve};
 use cotvalve::error::{Error, Result};
+use cotvalve::model::Model;
+use cotvalve::sampler::Logprobs;
 use cotvalve::valve::Part;
 use serde_json::{Value, json};
 use std::io::Read;
@@ -39,6 +41,8 @@ pub struct Run {
 struct Answer {
     text: String,
     ids: Vec<u32>,
+    /// One for each id, if they were asked for.
+    logprobs: Vec<Logprobs>,
     stop: &'static str,
     /// The one that was used, though none may have been given.
     seed: u64,
@@ -94,6 +98,7 @@ impl Run {
         let mut answer = Answer {
             text: String::new(),
             ids: Vec::new(),
+            logprobs: Vec::new(),
             stop: "limit",
             seed: sampling.seed,
             cached,
@@ -112,8 +117,11 @@ impl Run {
                 event => event?,
             };
             answer.ids.push(event.token);
-            if event.stop == Some(Stop::End) {
-                answer.stop = "end";
+            answer.logprobs.extend(event.logprobs);
+            match event.stop {
+                Some(Stop::End) => answer.stop = "end",
+                Some(Stop::Text) => answer.stop = "text",
+                Some(Stop::Limit) | None => {}
             }
             if !self.json {
                 super::print(&event.text)?;
@@ -134,7 +142,7 @@ fn report(answer: &Answer, prompt: &[u32], loaded: &Loaded, session: &Session, l
     let computed = prompt.len() - answer.cached;
     let steps = answer.ids.len().saturating_sub(1);
     let openings = loaded.valves.iter().map(|valve| openings(valve, session));
-    json!({
+    let mut report = json!({
         "text": answer.text,
         "ids": answer.ids,
         "stop": answer.stop,
@@ -149,7 +157,27 @@ fn report(answer: &Answer, prompt: &[u32], loaded: &Loaded, session: &Session, l
             "predicted_per_second": rate(steps, answer.generation),
         },
         "openings": openings.collect::<Vec<_>>(),
-    })
+    });
+    if !answer.logprobs.is_empty() {
+        report["logprobs"] = logprobs(answer, loaded.engine.model());
+    }
+    report
+}
+
+/// OpenAI's and llama-server's shape, without the bytes: the drawn token and the likeliest, each with the logarithm
+/// of its probability.
+fn logprobs(answer: &Answer, model: &Model) -> Value {
+    let entry = |id: u32, logprob: f32| {
+        // JSON has no −∞; OpenAI's API writes this number for it.
+        let logprob = super::inspect::float(logprob.max(-9999.0));
+        json!({ "id": id, "token": model.tokenizer().piece(id).unwrap_or_default(), "logprob": logprob })
+    };
+    let tokens = answer.ids.iter().zip(&answer.logprobs).map(|(id, logprobs)| {
+        let mut drawn = entry(*id, logprobs.token);
+        drawn["top_logprobs"] = logprobs.top.iter().map(|(id, logprob)| entry(*id, *logprob)).collect();
+        drawn
+    });
+    tokens.collect()
 }
 
 /// What a valve had: `used` by all of it, or where dials differ `parts` with what each used.

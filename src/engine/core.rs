@@ -289,11 +289,15 @@ impl Core {
                 continue;
             }
             if let (Some(logits), Some(sampler)) = (logits.next(), s.sampler.as_mut()) {
-                let token = sampler.next(logits);
-                s.tokens.push(token);
-                s.mailbox.push_back(token);
-                if let Some(thoughts) = &self.thoughts {
-                    thoughts.drawn(s);
+                match sampler.next(logits, &s.tokens) {
+                    Ok(drawn) => {
+                        s.tokens.push(drawn.token);
+                        s.mailbox.push_back(drawn);
+                        if let Some(thoughts) = &self.thoughts {
+                            thoughts.drawn(s);
+                        }
+                    }
+                    Err(error) => s.fail(error),
                 }
             }
         }

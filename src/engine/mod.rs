@@ -18,6 +18,7 @@ use crate::cpu::Cpu;
 use crate::error::{Error, Result};
 use crate::kv::{PAGE_LEN, Pages};
 use crate::model::{Forward, Model, StageSpec, Weights};
+use crate::sampler::{Grammars, Sampler, Sampling};
 use crate::tensor::TensorType;
 use crate::valve::Adapter;
 use std::path::Path;
@@ -54,6 +55,7 @@ const MIN_OUTPUTS: usize = 64;
 #[derive(Clone)]
 pub struct Engine {
     model: Arc<Model>,
+    grammars: Arc<Grammars>,
     core: Arc<Mutex<Core>>,
 }
 
@@ -119,7 +121,7 @@ impl Engine {
         let EngineOptions { kv_type, precision, .. } = *options;
         let limits = Limits { context, rows, outputs, vocab: config.vocab, kv_type, precision };
         let core = Arc::new(Mutex::new(Core::new(stage, pages, limits, Thoughts::of(&model))));
-        Ok(Self { model, core })
+        Ok(Self { model, grammars: Arc::default(), core })
     }
 
     pub fn model(&self) -> &Arc<Model> {
@@ -154,6 +156,12 @@ impl Engine {
     /// Files attached so far, in order.
     pub fn adapters(&self) -> Vec<Arc<Adapter>> {
         self.lock().adapters().to_vec()
+    }
+
+    /// # Errors
+    /// Those of [`Sampler::new`].
+    fn sampler(&self, sampling: &Sampling) -> Result<Sampler> {
+        Sampler::new(sampling, self.model.tokenizer(), &self.grammars)
     }
 
     /// What the pages of the cache are in use for.

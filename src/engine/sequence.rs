@@ -6,7 +6,7 @@ use crate::backend::PageId;
 use crate::chat::ThoughtScanner;
 use crate::error::Error;
 use crate::kv::PAGE_LEN;
-use crate::sampler::Sampler;
+use crate::sampler::{Drawn, Sampler};
 use crate::valve::{Adapter, Origins, Part, Setting};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub(super) struct Sequence {
     /// Whether its owner waits for a token.
     pub wanted: bool,
     /// Tokens drawn and not yet fetched.
-    pub mailbox: VecDeque<u32>,
+    pub mailbox: VecDeque<Drawn>,
     /// Why it cannot go on, until its owner hears it.
     pub failed: Option<Error>,
     pub cancel: Cancel,

@@ -7,6 +7,7 @@ pub mod alloc;
 pub mod gguf_fixture;
 pub mod hostile;
 pub mod reference;
+pub mod sampling;
 pub mod session;
 pub mod stage;
 
