@@ -48,8 +48,8 @@
 //! 7. **Nothing silent.** An adapter tensor that is not applied is named; an adapter that fits nothing is an
 //!    error.
 //!
-//! `tests/laws.rs` holds a test for each but the fifth, whose part that exists today (one session's own cache)
-//! is tested in `engine::sequence`.
+//! `tests/laws.rs` holds a test for each but the fifth, which has `tests/prefix.rs` and, against an oracle without a
+//! cache, `tests/prefix_random.rs`.
 //!
 //! # Layers
 //!

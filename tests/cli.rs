@@ -17,6 +17,8 @@ mod interrupt;
 #[path = "cli/run.rs"]
 mod run;
 mod support;
+#[path = "cli/terminal/mod.rs"]
+mod terminal;
 
 use cotvalve::tensor::TensorType;
 use std::ffi::OsStr;

@@ -26,7 +26,11 @@ fn likeliest(session: &mut Session, prompt: &[u32]) -> Vec<u32> {
     session.prompt(prompt).unwrap();
     let mut out = Vec::new();
     let best = |logits: &[f32]| (0..logits.len()).rev().max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
-    session.score(|_, logits| Ok(out.push(best(logits) as u32))).unwrap();
+    let add = |_, logits: &[f32]| {
+        out.push(best(logits) as u32);
+        Ok(())
+    };
+    session.score(add).unwrap();
     out
 }
 

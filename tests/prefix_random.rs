@@ -14,7 +14,8 @@ use support::stage::{FLOAT, Row, Runner};
 
 const CONTEXT: usize = 220;
 const SESSIONS: usize = 4;
-const ALPHAS: [f32; 5] = [0.0, -0.0, 0.5, -1.0, 0.25];
+/// Few, so that sessions meet.
+const ALPHAS: [f32; 5] = [0.0, -0.0, 0.5, 0.5, -1.0];
 
 struct World {
     random: Random,
@@ -41,15 +42,14 @@ struct Counts {
 impl World {
     fn new(seed: u64, file: PathBuf) -> Self {
         let setup = FLOAT();
-        // Pages of two full sessions for four.
+        // Pages of three full sessions for four.
         let engine = engine_with(&EngineOptions {
             threads: 2,
             context: CONTEXT,
-            sessions: 2,
+            sessions: 3,
             batch: 24,
             kv_type: setup.kv_type,
             precision: setup.precision,
-            ..EngineOptions::default()
         });
         let oracle = Runner::new(model(), &[], setup);
         let (random, counts) = (Random(seed), Counts::default());
@@ -82,9 +82,9 @@ impl World {
 
     /// A prompt that starts like others do.
     fn text(&mut self) -> Vec<u32> {
-        let cut = 1 + self.random.below(CONTEXT - 20);
+        let cut = if self.random.below(3) == 0 { CONTEXT - 10 } else { 1 + self.random.below(CONTEXT - 20) };
         let mut text = text(cut, self.random.below(2) as u32);
-        if self.random.below(3) == 0 {
+        if self.random.below(5) == 0 {
             let at = self.random.below(text.len());
             text[at] = 3 + self.random.below(250) as u32;
         }
@@ -95,8 +95,8 @@ impl World {
         let valve = self.valves[self.random.below(self.valves.len())].clone();
         let (a, b) = (ALPHAS[self.random.below(5)], ALPHAS[self.random.below(5)]);
         let since = self.random.below(CONTEXT) as u32;
-        let dial = if self.random.below(4) == 0 { Dial::steps(vec![(0, a), (since + 1, b)]).unwrap() } else { dial(a) };
-        let scope = if self.random.below(3) == 0 { Scope::Generation } else { Scope::All };
+        let dial = if self.random.below(8) == 0 { Dial::steps(vec![(0, a), (since + 1, b)]).unwrap() } else { dial(a) };
+        let scope = if self.random.below(4) == 0 { Scope::Generation } else { Scope::All };
         self.sessions[id].set(&valve, dial, scope).unwrap();
     }
 
@@ -194,8 +194,8 @@ impl World {
 fn random_sessions_never_see_a_stale_or_foreign_prefix() {
     let folder = tempfile::tempdir().unwrap();
     let mut world = World::new(1, folder.path().join("session.gguf"));
-    for step in 0..900 {
-        if step == 300 {
+    for step in 0..1_200 {
+        if step == 600 {
             world.attach();
         }
         world.step();

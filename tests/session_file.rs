@@ -35,19 +35,23 @@ fn turned(engine: &Engine, valve: &Valve) -> Session {
 /// Bits of the logits of all that is pending.
 fn pending(session: &mut Session) -> Vec<u32> {
     let mut bits = Vec::new();
-    session.score(|_, logits| Ok(bits.extend(logits.iter().map(|l| l.to_bits())))).unwrap();
+    let add = |_, logits: &[f32]| {
+        bits.extend(logits.iter().map(|l| l.to_bits()));
+        Ok(())
+    };
+    session.score(add).unwrap();
     bits
 }
 
-/// A folder with a session of 70 tokens in it, under an adapter.
-fn saved() -> (TempDir, PathBuf) {
+/// A folder with a session of `n` tokens in it, under an adapter.
+fn saved(n: usize) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("session.gguf");
     let engine = engine(1, CONTEXT);
     let valve = attach(&engine, 1);
     let mut session = engine.session();
     session.set(&valve, dial(0.5), Scope::All).unwrap();
-    session.prompt(&text(70, 1)).unwrap();
+    session.prompt(&text(n, 1)).unwrap();
     pending(&mut session);
     session.save(&path, "a note").unwrap();
     (folder, path)
@@ -87,7 +91,7 @@ fn what_is_loaded_goes_on_bit_for_bit() {
 
 #[test]
 fn a_loaded_prefix_is_kept_by_its_own_session_and_shared_with_no_other() {
-    let (_folder, path) = saved();
+    let (_folder, path) = saved(70);
     let engine = engine(2, CONTEXT);
     let valve = attach(&engine, 1);
     let mut loaded = engine.session();
@@ -135,7 +139,7 @@ fn what_was_to_be_computed_again_after_a_shift_still_is() {
 
 #[test]
 fn another_engine_refuses_it_and_says_why() {
-    let (_folder, path) = saved();
+    let (_folder, path) = saved(70);
     let base = EngineOptions { threads: 1, context: CONTEXT, precision: Precision::Float, ..EngineOptions::default() };
     let with_valve = |options: &EngineOptions| {
         let engine = engine_with(options);
@@ -186,7 +190,7 @@ fn adapters_that_stand_in_another_order_are_refused() {
 
 #[test]
 fn a_refused_load_leaves_the_session_as_it_is() {
-    let (_folder, path) = saved();
+    let (_folder, path) = saved(70);
     let engine = engine(1, CONTEXT);
     let valve = attach(&engine, 1);
     let mut session = engine.session();
@@ -206,7 +210,7 @@ fn a_refused_load_leaves_the_session_as_it_is() {
 
 #[test]
 fn every_truncation_and_every_flipped_byte_is_an_error_or_means_nothing() {
-    let (folder, path) = saved();
+    let (folder, path) = saved(5);
     let good = std::fs::read(&path).unwrap();
     let engine = engine(1, CONTEXT);
     attach(&engine, 1);
@@ -217,7 +221,7 @@ fn every_truncation_and_every_flipped_byte_is_an_error_or_means_nothing() {
         let note = session.load(&damaged);
         // What is taken all the same had its damage where nothing is: between the parts.
         if let Ok(note) = &note {
-            assert_eq!((&note[..], session.tokens()), ("a note", text(70, 1)));
+            assert_eq!((&note[..], session.tokens()), ("a note", text(5, 1)));
         } else {
             assert!(session.tokens().is_empty());
         }
@@ -226,21 +230,22 @@ fn every_truncation_and_every_flipped_byte_is_an_error_or_means_nothing() {
     let truncated = every_truncation(good.clone(), case);
     // The last bytes are padding too.
     assert!(truncated.cases == good.len() && truncated.cases - truncated.refused <= 1, "{truncated:?}");
-    let flipped = byte_flips(&good, 5, 2_000, case);
-    assert!(flipped.refused > 1_900, "{flipped:?}");
+    let flipped = byte_flips(&good, 5, 1_000, case);
+    assert!(flipped.refused > 950, "{flipped:?}");
     let mut taken = 0;
-    for at in (0..good.len()).step_by(3) {
+    for at in 0..good.len() {
         let mut bytes = good.clone();
         bytes[at] ^= 0x55;
         taken += usize::from(case(Bytes::from(bytes)).is_ok());
     }
-    assert!(taken < 32, "{taken} of {} flips were taken", good.len() / 3);
+    // Two gaps of less than an alignment each.
+    assert!(taken < 2 * 32, "{taken} of {} flips were taken", good.len());
     engine.check_cache().unwrap();
 }
 
 #[test]
 fn a_file_stays_as_it_was_when_there_is_nothing_to_save_or_nowhere() {
-    let (folder, path) = saved();
+    let (folder, path) = saved(70);
     let before = std::fs::read(&path).unwrap();
     let mut empty = engine(1, CONTEXT).session();
     assert!(matches!(empty.save(&path, ""), Err(Error::Argument { name: "session", .. })));

@@ -54,8 +54,9 @@ pub struct ModelArgs {
     precision: PrecisionArg,
 }
 
+/// A [`Scope`], by name.
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum ScopeArg {
+pub enum ScopeArg {
     All,
     Generation,
     Think,
@@ -73,6 +74,16 @@ enum KvArg {
 enum PrecisionArg {
     Int8,
     Float,
+}
+
+impl ScopeArg {
+    pub fn scope(self) -> Scope {
+        match self {
+            Self::All => Scope::All,
+            Self::Generation => Scope::Generation,
+            Self::Think => Scope::Think,
+        }
+    }
 }
 
 /// An engine with its adapters, and how the dials stand.
@@ -122,11 +133,7 @@ impl ModelArgs {
         let loras = loras.iter().map(|(path, scale)| Ok((attach(path)?, *scale))).collect::<Result<_>>()?;
         let own = valves.iter().map(|(_, dial)| dial.clone()).collect();
         let valves = valves.iter().map(|(path, _)| attach(path)).collect::<Result<_>>()?;
-        let scope = match self.scope {
-            ScopeArg::All => Scope::All,
-            ScopeArg::Generation => Scope::Generation,
-            ScopeArg::Think => Scope::Think,
-        };
+        let scope = self.scope.scope();
         let loaded = Loaded { engine, loras, valves, dial, own, parts, scope, overflow };
         loaded.check_parts()?;
         Ok(loaded)

@@ -8,7 +8,7 @@
 //! | `model` | SHA-256 of the model's file, in hex ([`Model::fingerprint`]) |
 //! | `precision`, `cache_type` | what the keys and values were computed and are stored with |
 //! | `tokens` | the timeline |
-//! | `generated_from`, `forgotten` | where the answer starts, and how many tokens were forgotten to make room |
+//! | `generated_from`, `thought`, `forgotten` | where the answer starts; where its thought starts and ends; how many tokens were forgotten to make room |
 //! | `adapters`, `adapter_names` | content hashes of the adapters that were open at some token, in the order of their slots, and what their files were called |
 //! | `openings` | `[sets, slots]`: the sets of openings that occur, −0 as 0 |
 //! | `sets` | for each token that was computed, or is to be computed again as it was, which set it has |
@@ -28,7 +28,7 @@ use crate::gguf::write::{Data, Writer};
 use crate::gguf::{Gguf, StoredType, Strings};
 use crate::kv::{PAGE_LEN, Pages};
 use crate::model::Model;
-use crate::valve::Adapter;
+use crate::valve::{Adapter, Origins};
 use sha2::{Digest, Sha256};
 use std::cell::RefCell;
 use std::path::Path;
@@ -61,6 +61,7 @@ struct Record {
     cache_type: String,
     tokens: Vec<u32>,
     generated_from: u32,
+    thought: Vec<u32>,
     forgotten: u32,
     adapters: Vec<String>,
     adapter_names: Vec<String>,
@@ -94,6 +95,7 @@ impl Record {
             cache_type: str("cache_type")?,
             tokens: u32s("tokens")?,
             generated_from: u32("generated_from")?,
+            thought: u32s("thought")?,
             forgotten: u32("forgotten")?,
             adapters: strings("adapters")?,
             adapter_names: strings("adapter_names")?,
@@ -113,6 +115,7 @@ impl Record {
         writer.set(&key("cache_type"), &*self.cache_type)?;
         writer.set(&key("tokens"), self.tokens.clone())?;
         writer.set(&key("generated_from"), self.generated_from)?;
+        writer.set(&key("thought"), self.thought.clone())?;
         writer.set(&key("forgotten"), self.forgotten)?;
         writer.set(&key("adapters"), strings(&self.adapters))?;
         writer.set(&key("adapter_names"), strings(&self.adapter_names))?;
@@ -131,6 +134,7 @@ impl Record {
         let words = |items: &[u32]| items.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
         [&self.model, &self.precision, &self.cache_type, &self.note].into_iter().for_each(|s| add(s.as_bytes()));
         add(&words(&self.tokens));
+        add(&words(&self.thought));
         add(&words(&[VERSION, self.generated_from, self.forgotten, self.adapters.len() as u32]));
         self.adapters.iter().chain(&self.adapter_names).for_each(|s| add(s.as_bytes()));
         add(&words(&self.openings.iter().map(|v| v.to_bits()).collect::<Vec<_>>()));
@@ -170,6 +174,12 @@ impl Record {
         }
         if let Some(alpha) = self.openings.iter().find(|alpha| !alpha.is_finite()) {
             return Err(refuse(path, format!("openings: {alpha} is not a finite number")));
+        }
+        if self.thought.len() != 2 {
+            return Err(refuse(
+                path,
+                format!("thought: {} values, and a start and an end are wanted", self.thought.len()),
+            ));
         }
         if self.adapters.len() != self.adapter_names.len() {
             return Err(refuse(path, "adapter_names: not one for each adapter"));
@@ -289,6 +299,7 @@ impl Core {
             cache_type: limits.kv_type.name().to_owned(),
             tokens: s.tokens.clone(),
             generated_from: s.origins.generation,
+            thought: vec![s.origins.thought.0, s.origins.thought.1],
             forgotten: s.forgotten as u32,
             adapters: open.iter().map(|adapter| hex(adapter.content_hash())).collect(),
             adapter_names: open.iter().map(name).collect(),
@@ -328,7 +339,7 @@ impl Core {
     /// Makes a record that was checked the timeline of `id`.
     fn install(&mut self, id: SequenceId, record: &Record, slots: &[usize], kv: &[u8]) -> Result<()> {
         let (positions, position_bytes) = (record.shape[3], self.position_bytes(record));
-        let Self { sequences, pages, stage, .. } = self;
+        let Self { sequences, pages, stage, thoughts, .. } = self;
         let s = sequences[id].as_mut().expect("a session outlived its sequence");
         let room = pages.room(&s.pages);
         if Pages::needed(positions) > room {
@@ -344,7 +355,9 @@ impl Core {
             stage.write_page(*page, data)?;
         }
         s.tokens.extend_from_slice(&record.tokens);
-        (s.origins.generation, s.forgotten) = (record.generated_from, record.forgotten as usize);
+        let thought = (record.thought[0], record.thought[1]);
+        s.origins = Origins { generation: record.generated_from, thought };
+        s.forgotten = record.forgotten as usize;
         s.settled = Openings::new(s.used.slots(), record.sets.len());
         let mut row = vec![0.0; s.used.slots()];
         for (position, set) in record.sets.iter().enumerate() {
@@ -357,6 +370,13 @@ impl Core {
         }
         s.computed = positions;
         s.private = true;
+        if let Some(thoughts) = thoughts {
+            thoughts.resume(s);
+        }
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "save_tests.rs"]
+mod tests;

@@ -51,6 +51,14 @@ fn files_that_are_not_there_are_named() {
 }
 
 #[test]
+fn a_keep_that_leaves_no_room_is_named() {
+    let folder = Folder::new();
+    for keep in ["32", "-2"] {
+        refuse(folder.command("run", &["-p", "x", "-c", "32", "--context-shift", "--keep", keep]), &["keep: ", keep]);
+    }
+}
+
+#[test]
 fn files_of_another_kind_are_named() {
     let folder = Folder::new();
     let [model, adapter] = [folder.path("model.gguf"), folder.path("a.gguf")];
