@@ -15,6 +15,8 @@ use support::gguf_fixture::{LAYERS, tiny_adapter, tiny_llama, vocabulary};
 
 const THREADS: usize = 2;
 const ROWS: usize = 4;
+/// Attention and MLP of every layer.
+const SLOTS: usize = 2 * LAYERS;
 
 fn parse(file: Vec<u8>) -> Gguf {
     Gguf::parse(Path::new("made.gguf"), Bytes::from(file)).unwrap()
@@ -71,7 +73,7 @@ fn a_valve_adds_no_region_to_a_decode_step() {
     let (mut base, mut valved) = (forward(false), forward(true));
     for position in 0..3 {
         let (closed, without) = step(&mut base, position, 1, &[]);
-        let (opened, with) = step(&mut valved, position, 1, &[1.0]);
+        let (opened, with) = step(&mut valved, position, 1, &[1.0; SLOTS]);
         assert_eq!((closed, opened), (DECODE, DECODE));
         assert_ne!(without, with, "the valve has no effect");
     }
@@ -81,7 +83,7 @@ fn a_valve_adds_no_region_to_a_decode_step() {
 fn a_valve_adds_no_region_to_a_prefill() {
     let (mut base, mut valved) = (forward(false), forward(true));
     let (closed, without) = step(&mut base, 0, ROWS as u32, &[]);
-    let (opened, with) = step(&mut valved, 0, ROWS as u32, &[1.0; ROWS]);
+    let (opened, with) = step(&mut valved, 0, ROWS as u32, &[1.0; ROWS * SLOTS]);
     assert_eq!((closed, opened), (PREFILL, PREFILL));
     assert_ne!(without, with, "the valve has no effect");
 }
@@ -89,6 +91,6 @@ fn a_valve_adds_no_region_to_a_prefill() {
 #[test]
 fn a_closed_valve_adds_none_either() {
     let mut valved = forward(true);
-    assert_eq!(step(&mut valved, 0, 1, &[0.0]).0, DECODE);
-    assert_eq!(step(&mut valved, 1, ROWS as u32 - 1, &[0.0; ROWS - 1]).0, PREFILL);
+    assert_eq!(step(&mut valved, 0, 1, &[0.0; SLOTS]).0, DECODE);
+    assert_eq!(step(&mut valved, 1, ROWS as u32 - 1, &[0.0; (ROWS - 1) * SLOTS]).0, PREFILL);
 }

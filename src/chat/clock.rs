@@ -19,14 +19,13 @@ const MONTHS: [&str; 12] = [
 ];
 const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 
-/// The time now, in UTC, in C's `strftime` format.
-pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    strftime(format, since.as_secs())
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// The time `seconds` after 1970 in UTC.
-fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
+/// The time `seconds` after 1970, in UTC, in C's `strftime` format.
+pub(super) fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = date(days);
     let hour = second / 3600;

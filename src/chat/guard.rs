@@ -4,6 +4,7 @@
 //! and memory to write out. Such values are weighed, each part as often as it would be written, before a filter or
 //! method writes them. What remains: an operator (`~`, `==`, `in`) on such a value is out of reach here.
 
+use super::python;
 use minijinja::value::{Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
@@ -19,13 +20,14 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     }
     environment.set_formatter(|out, state, value| {
         weigh(state, value)?;
-        minijinja::escape_formatter(out, state, value)
+        Ok(out.write_str(&python::text(value))?)
     });
     environment.add_filter("string", |state: &State, value: Value| -> Result<Value, Error> {
         weigh(state, &value)?;
-        Ok(if value.kind() == ValueKind::String { value } else { Value::from(value.to_string()) })
+        Ok(if value.kind() == ValueKind::String { value } else { Value::from(python::text(&value)) })
     });
     environment.add_filter("join", join);
+    environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     environment.set_unknown_method_callback(|state, value, method, args| {
         for value in args.iter().chain([value]) {
             weigh(state, value)?;
@@ -86,7 +88,7 @@ fn join(state: &State, items: Value, options: Rest<Value>) -> Result<String, Err
         if number > 0 {
             text += &separator;
         }
-        text += &item.to_string();
+        text += &python::text(&item);
         state.consume_fuel(1 + (text.len() - from) as u64 / 64)?;
     }
     Ok(text)

@@ -6,11 +6,19 @@
 mod clock;
 mod guard;
 mod json;
+mod message;
+mod python;
+mod thought;
+
+pub use message::{Message, RenderOptions, ToolCall};
+pub use thought::{Part, ThoughtScanner, ThoughtSplitter, ThoughtTag, ThoughtTags};
 
 use crate::error::{Error, Result};
+use message::ThoughtHabit;
+use minijinja::Environment;
 use minijinja::machinery::{Token, tokenize};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, Value, context};
+use serde_json::Value as Json;
 use std::io;
 
 /// Longest template, in bytes. Real ones are below a third of this.
@@ -22,7 +30,7 @@ const ELIFS_MAX: usize = 1000;
 /// Stack for parsing and rendering what these limits let through. Only what is touched is used.
 const STACK_BYTES: usize = 64 << 20;
 /// Depth of macros, recursive loops and blocks.
-const RECURSION_MAX: usize = 64;
+const RECURSION_MAX: usize = 256;
 /// Work for a render, in units of minijinja's fuel: an instruction, or 64 bytes created or read.
 const FUEL: u64 = 250_000;
 /// More of it for each message, and for so many bytes of messages.
@@ -34,26 +42,6 @@ const OUTPUT_COPIES: usize = 4;
 
 const NAME: &str = "chat";
 
-/// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`, `tool` or what else the template knows.
-    pub role: String,
-    /// What is said.
-    pub content: String,
-}
-
-impl Message {
-    /// A message of `role`.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
-
-    fn value(&self) -> Value {
-        Value::from_pairs([("role", self.role.as_str()), ("content", self.content.as_str())])
-    }
-}
-
 /// A parsed chat template (`tokenizer.chat_template`), in the dialect of Hugging Face transformers: `trim_blocks`,
 /// `lstrip_blocks`, Python's methods of strings, lists and dictionaries, `raise_exception`, `strftime_now` (in UTC)
 /// and a `tojson` that escapes nothing for HTML.
@@ -61,6 +49,8 @@ pub struct Template {
     environment: Environment<'static>,
     bos_text: String,
     eos_text: String,
+    tags: Option<ThoughtTags>,
+    habit: ThoughtHabit,
 }
 
 impl Template {
@@ -75,35 +65,50 @@ impl Template {
         }
         let environment = with_deep_stack(|| {
             let mut environment = environment()?;
-            check_tags(source)?;
-            environment.add_template_owned(NAME, source.to_owned())?;
+            environment.add_template_owned(NAME, prepare(source)?)?;
             Ok(environment)
         })?;
-        Ok(Self { environment, bos_text: bos_text.into(), eos_text: eos_text.into() })
+        let tags = ThoughtTags::of(source);
+        let habit = ThoughtTags::habit(tags.as_ref(), source);
+        Ok(Self { environment, bos_text: bos_text.into(), eos_text: eos_text.into(), tags, habit })
+    }
+
+    /// What the model writes around its thought; `None` if the template knows no thought.
+    pub fn thought_tags(&self) -> Option<&ThoughtTags> {
+        self.tags.as_ref()
     }
 
     /// The prompt of a conversation. With `add_generation_prompt` it ends where the assistant's answer begins.
     ///
     /// # Errors
+    /// Those of [`Self::render_with`].
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        self.render_with(messages, &RenderOptions { add_generation_prompt, ..RenderOptions::default() })
+    }
+
+    /// The prompt of a conversation with tools and variables.
+    ///
+    /// # Errors
     /// [`Error::Template`] with cause and line if the template refuses the messages (`raise_exception`), fails, or
     /// exceeds its budget of work, depth or output.
-    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let bytes: usize = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
+    pub fn render_with(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
+        self.render_json(messages.iter().map(|m| m.json(&self.habit)).collect(), options)
+    }
+
+    /// The same, of messages as JSON objects.
+    fn render_json(&self, messages: Vec<Json>, options: &RenderOptions) -> Result<String> {
+        let count = messages.len() as u64;
+        let context = Json::Object(options.context(messages, &self.bos_text, &self.eos_text));
+        let bytes = context.to_string().len();
         let mut environment = self.environment.clone();
-        let fuel = FUEL + FUEL_A_MESSAGE * messages.len() as u64 + bytes as u64 / BYTES_A_FUEL;
-        environment.set_fuel(Some(fuel));
+        environment.set_fuel(Some(FUEL + FUEL_A_MESSAGE * count + bytes as u64 / BYTES_A_FUEL));
+        let now = options.now.unwrap_or_else(clock::now);
+        environment.add_function("strftime_now", move |format: &str| clock::strftime(format, now));
         let limit = OUTPUT_BYTES + OUTPUT_COPIES * bytes;
         with_deep_stack(|| {
             let mut prompt = Prompt { bytes: Vec::new(), limit };
-            environment.get_template(NAME)?.render_captured_to(
-                context! {
-                    messages => messages.iter().map(Message::value).collect::<Value>(),
-                    bos_token => self.bos_text.as_str(),
-                    eos_token => self.eos_text.as_str(),
-                    add_generation_prompt,
-                },
-                &mut prompt,
-            )?;
+            let context = json::value(&context);
+            environment.get_template(NAME)?.render_captured_to(context, &mut prompt)?;
             Ok(String::from_utf8_lossy(&prompt.bytes).into_owned())
         })
     }
@@ -135,7 +140,6 @@ fn environment() -> std::result::Result<Environment<'static>, minijinja::Error> 
     environment.add_function("raise_exception", |why: String| -> std::result::Result<String, minijinja::Error> {
         Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, why))
     });
-    environment.add_function("strftime_now", clock::strftime_now);
     Ok(environment)
 }
 
@@ -143,11 +147,28 @@ fn syntax() -> std::result::Result<SyntaxConfig, minijinja::Error> {
     SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()
 }
 
-/// An error if a tag is long enough to cost the parser too much stack or time.
-fn check_tags(source: &str) -> std::result::Result<(), minijinja::Error> {
-    let (mut tokens, mut elifs) = (0, 0);
+/// The source with the tags of transformers that mark the assistant's part (`generation`) as plain scopes.
+///
+/// # Errors
+/// A tag is long enough to cost the parser too much stack or time.
+fn prepare(source: &str) -> std::result::Result<String, minijinja::Error> {
+    let (mut tokens, mut elifs, mut opened) = (0, 0, false);
+    let mut prepared = String::with_capacity(source.len());
+    let mut copied = 0;
     for token in tokenize(source, false, syntax()?) {
-        match token?.0 {
+        let (token, span) = token?;
+        let name = match token {
+            Token::Ident("generation") if opened => Some("with"),
+            Token::Ident("endgeneration") if opened => Some("endwith"),
+            _ => None,
+        };
+        if let Some(name) = name {
+            prepared += &source[copied..span.start_offset as usize];
+            prepared += name;
+            copied = span.end_offset as usize;
+        }
+        opened = matches!(token, Token::BlockStart);
+        match token {
             Token::VariableStart | Token::BlockStart => tokens = 0,
             Token::Ident("elif") => elifs += 1,
             _ => {}
@@ -158,7 +179,8 @@ fn check_tags(source: &str) -> std::result::Result<(), minijinja::Error> {
             return Err(minijinja::Error::new(minijinja::ErrorKind::SyntaxError, what));
         }
     }
-    Ok(())
+    prepared += &source[copied..];
+    Ok(prepared)
 }
 
 /// Runs `work` on a thread with a stack of [`STACK_BYTES`], and names the line of its error.

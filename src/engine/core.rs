@@ -1,11 +1,16 @@
 //! The step: plan rows, run them, commit what came out.
 
+use super::prefix::publish;
 use super::sequence::Sequence;
-use crate::backend::{Batch, PageId, Span};
+use super::session::Overflow;
+use super::thoughts::Thoughts;
+use crate::backend::{Batch, PageId, Precision, Span};
 use crate::error::{Error, Result};
-use crate::kv::Pages;
+use crate::kv::{Fingerprints, PAGE_LEN, Pages};
 use crate::model::Stage;
-use crate::valve::Adapter;
+use crate::tensor::TensorType;
+use crate::valve::{Adapter, Part, Setting};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Names a sequence of an engine.
@@ -13,15 +18,28 @@ pub(super) type SequenceId = usize;
 
 /// All that the sessions of an engine share.
 pub(super) struct Core {
-    stage: Box<dyn Stage>,
-    pages: Pages,
-    sequences: Vec<Option<Sequence>>,
+    pub(super) stage: Box<dyn Stage>,
+    pub(super) pages: Pages,
+    pub(super) prints: Fingerprints,
+    pub(super) sequences: Vec<Option<Sequence>>,
     adapters: Vec<Arc<Adapter>>,
+    /// What each column of the openings turns.
+    slots: Vec<SlotKey>,
     plan: Plan,
     logits: Vec<f32>,
     /// Which single row is planned first: another at every step, so that none waits for ever.
     first: usize,
+    /// None if the model's chat template knows no thought.
+    pub(super) thoughts: Option<Thoughts>,
     pub limits: Limits,
+}
+
+/// What a slot turns, known by what it does: two slots of one key act alike at one opening.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct SlotKey {
+    /// [`Adapter::content_hash`]
+    pub adapter: [u8; 32],
+    pub part: Part,
 }
 
 /// Sizes fixed when the engine is made.
@@ -34,6 +52,8 @@ pub(super) struct Limits {
     /// Rows of a step whose logits may be wanted.
     pub outputs: usize,
     pub vocab: usize,
+    pub kv_type: TensorType,
+    pub precision: Precision,
 }
 
 /// A step's rows, in buffers that are used again.
@@ -42,6 +62,8 @@ struct Plan {
     tokens: Vec<u32>,
     positions: Vec<u32>,
     openings: Vec<f32>,
+    /// Room to propose openings in.
+    alphas: Vec<f32>,
     spans: Vec<Span>,
     /// The sequence of each span.
     owners: Vec<SequenceId>,
@@ -67,11 +89,17 @@ impl Plan {
         for position in s.computed..s.computed + rows {
             self.tokens.push(s.tokens[position]);
             self.positions.push(position as u32);
-            self.openings.extend((0..s.settings.len()).map(|slot| s.proposed(slot, position)));
+            s.propose(position, &mut self.alphas, &mut self.openings);
         }
         self.pages.extend_from_slice(&s.pages);
         self.spans.push(Span { rows: first..self.tokens.len() as u32, table: table..self.pages.len() as u32 });
         self.owners.push(id);
+    }
+
+    /// Counts `rows` of the plan as computed in their sequence.
+    fn record(&self, s: &mut Sequence, rows: Range<usize>, slots: usize) {
+        rows.clone().for_each(|row| s.used.push(&self.openings[row * slots..][..slots]));
+        s.computed += rows.len();
     }
 
     fn batch(&self, slots: usize) -> Batch<'_> {
@@ -88,21 +116,41 @@ impl Plan {
 }
 
 impl Core {
-    pub fn new(stage: Box<dyn Stage>, pages: usize, limits: Limits) -> Self {
+    pub fn new(stage: Box<dyn Stage>, pages: usize, limits: Limits, thoughts: Option<Thoughts>) -> Self {
         // Tables grow while sequences are decoded, which allocates nothing.
         let plan = Plan { pages: Vec::with_capacity(pages), ..Plan::default() };
-        let (pages, logits) = (Pages::new(pages), Vec::new());
-        Self { stage, pages, sequences: Vec::new(), adapters: Vec::new(), plan, logits, first: 0, limits }
+        let (pages, prints) = (Pages::new(pages), Fingerprints::default());
+        let (sequences, adapters, slots, logits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { stage, pages, prints, sequences, adapters, slots, plan, logits, first: 0, thoughts, limits }
     }
 
-    /// Attaches an adapter and returns its slot. What is computed stays, with the new slot closed.
-    pub fn attach(&mut self, adapter: Arc<Adapter>) -> Result<usize> {
+    /// Attaches an adapter and returns its index and its first slot. What is computed stays, with the added slots
+    /// closed.
+    pub fn attach(&mut self, adapter: Arc<Adapter>) -> Result<(usize, usize)> {
         let mut adapters = self.adapters.clone();
-        adapters.push(adapter);
+        adapters.push(adapter.clone());
         self.stage.attach(&adapters)?;
         self.adapters = adapters;
-        self.sequences.iter_mut().flatten().for_each(Sequence::add_slot);
-        Ok(self.adapters.len() - 1)
+        self.sequences.iter_mut().flatten().for_each(|s| s.add_adapter(&adapter));
+        let first = self.slots.len();
+        for part in adapter.parts() {
+            let key = SlotKey { adapter: *adapter.content_hash(), part: *part };
+            self.slots.push(key);
+            let first_alike = self.slots.iter().position(|slot| *slot == key);
+            self.prints.add_slot(first_alike.unwrap_or_default() as u64);
+        }
+        Ok((self.adapters.len() - 1, first))
+    }
+
+    /// Turns the adapter `index` in the sequence `id`.
+    pub fn turn(&mut self, id: SequenceId, index: usize, setting: Setting) {
+        let adapter = self.adapters[index].clone();
+        self.sequence(id).turn(index, adapter.parts(), setting);
+    }
+
+    /// Whether a sequence can be known to think.
+    pub fn knows_thoughts(&self) -> bool {
+        self.thoughts.is_some()
     }
 
     pub fn adapters(&self) -> &[Arc<Adapter>] {
@@ -110,7 +158,8 @@ impl Core {
     }
 
     pub fn open(&mut self) -> SequenceId {
-        let sequence = Sequence::new(self.adapters.len(), self.limits.context);
+        let mut sequence = Sequence::new(&self.adapters, self.limits.context);
+        sequence.scanner = self.thoughts.as_ref().map(Thoughts::scanner);
         let free = self.sequences.iter().position(Option::is_none);
         let id = free.unwrap_or(self.sequences.len());
         if free.is_none() {
@@ -131,7 +180,7 @@ impl Core {
         self.sequences[id].as_mut().expect("a session outlived its sequence")
     }
 
-    fn check_token(&self, token: u32) -> Result<()> {
+    pub(super) fn check_token(&self, token: u32) -> Result<()> {
         let vocab = self.limits.vocab;
         if (token as usize) < vocab {
             return Ok(());
@@ -144,10 +193,13 @@ impl Core {
         self.check_token(token)?;
         let context = self.limits.context;
         let sequence = self.sequence(id);
-        if sequence.tokens.len() >= context {
+        if sequence.tokens.len() >= context && sequence.overflow == Overflow::Fail {
             return Err(Error::ContextFull { needed: sequence.tokens.len() + 1, capacity: context });
         }
         sequence.tokens.push(token);
+        if let Some(thoughts) = &self.thoughts {
+            thoughts.drawn(self.sequences[id].as_mut().expect("a session outlived its sequence"));
+        }
         Ok(())
     }
 
@@ -163,23 +215,6 @@ impl Core {
         self.sequence(id).failed.take().map_or(Ok(()), Err)
     }
 
-    /// Makes the timeline of `id` the prompt `tokens`; returns how many of them are in the cache already.
-    pub fn prompt(&mut self, id: SequenceId, tokens: &[u32]) -> Result<usize> {
-        let context = self.limits.context;
-        if tokens.is_empty() {
-            return Err(Error::argument("prompt", "it has no tokens"));
-        }
-        tokens.iter().try_for_each(|token| self.check_token(*token))?;
-        if tokens.len() > context {
-            return Err(Error::ContextFull { needed: tokens.len(), capacity: context });
-        }
-        let Self { sequences, pages, .. } = self;
-        let sequence = sequences[id].as_mut().expect("a session outlived its sequence");
-        sequence.replace(tokens);
-        pages.shrink(&mut sequence.pages, sequence.computed);
-        Ok(sequence.computed)
-    }
-
     /// Runs one step for every sequence that waits for a token: single rows first, then prompts, as many rows
     /// as fit. Sequences whose last row came out get their next token. One that is cancelled or has no room left
     /// fails alone, and is out of the step.
@@ -188,6 +223,7 @@ impl Core {
     /// A device's, which is that of every sequence in the step: none of them waits any more.
     pub fn step(&mut self) -> Result<()> {
         self.plan.clear();
+        self.shift_full();
         let mut room = self.limits.rows;
         let (count, first) = (self.sequences.len(), self.first);
         self.first = (first + 1) % count.max(1);
@@ -238,26 +274,31 @@ impl Core {
 
     fn run(&mut self) -> Result<()> {
         self.logits.resize(self.plan.outputs.len() * self.limits.vocab, 0.0);
-        self.stage.step(&self.plan.batch(self.adapters.len()), &mut self.logits)
+        self.stage.step(&self.plan.batch(self.slots.len()), &mut self.logits)
     }
 
     /// Records the rows as computed and draws tokens for the sequences that are complete.
     fn commit(&mut self) {
-        let slots = self.adapters.len();
         let mut logits = self.logits.chunks_exact(self.limits.vocab);
         for (span, id) in self.plan.spans.iter().zip(&self.plan.owners) {
             let Some(s) = self.sequences[*id].as_mut() else { continue };
-            let rows = span.rows.start as usize..span.rows.end as usize;
-            s.used.extend_from_slice(&self.plan.openings[rows.start * slots..rows.end * slots]);
-            s.computed += rows.len();
+            self.plan.record(s, span.rows.start as usize..span.rows.end as usize, self.slots.len());
+            publish(s, &mut self.pages, &mut self.prints);
             s.wanted = s.pending() > 0;
             if s.wanted {
                 continue;
             }
             if let (Some(logits), Some(sampler)) = (logits.next(), s.sampler.as_mut()) {
-                let token = sampler.next(logits);
-                s.tokens.push(token);
-                s.mailbox.push_back(token);
+                match sampler.next(logits, &s.tokens) {
+                    Ok(drawn) => {
+                        s.tokens.push(drawn.token);
+                        s.mailbox.push_back(drawn);
+                        if let Some(thoughts) = &self.thoughts {
+                            thoughts.drawn(s);
+                        }
+                    }
+                    Err(error) => s.fail(error),
+                }
             }
         }
     }
@@ -278,8 +319,8 @@ impl Core {
         self.plan.outputs.extend(0..rows as u32);
         self.run()?;
         let s = self.sequences[id].as_mut().expect("a session outlived its sequence");
-        s.used.extend_from_slice(&self.plan.openings);
-        s.computed += rows;
+        self.plan.record(s, 0..rows, self.slots.len());
+        publish(s, &mut self.pages, &mut self.prints);
         std::mem::swap(&mut self.logits, logits);
         Ok(first)
     }
@@ -291,5 +332,8 @@ fn room_for(limits: &Limits, pages: &mut Pages, s: &mut Sequence, rows: usize) -
     if needed > limits.context {
         return Err(Error::ContextFull { needed, capacity: limits.context });
     }
-    pages.grow(&mut s.pages, needed)
+    pages.grow(&mut s.pages, needed)?;
+    let written = &s.pages[s.computed / PAGE_LEN..Pages::needed(needed)];
+    debug_assert!(written.iter().all(|page| pages.is_writable(*page)), "a page that others may read is not written");
+    Ok(())
 }

@@ -10,18 +10,20 @@ pub use forward::{Forward, Stage, StageSpec};
 pub use load::{FanKind, Layer, Site, Weights};
 pub use vocab::tokenizer;
 
-use crate::chat::{Message, Template};
+use crate::chat::{Message, RenderOptions, Template, ThoughtTags};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::tokenizer::Tokenizer;
+use sha2::{Digest, Sha256};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// A model file: mapped, checked, immutable. Engines share it by `Arc`.
 pub struct Model {
     gguf: Gguf,
     config: Config,
     tokenizer: Tokenizer,
+    fingerprint: OnceLock<[u8; 32]>,
 }
 
 impl Model {
@@ -41,7 +43,7 @@ impl Model {
             let what = format!("{} tokens for {} embeddings", tokenizer.vocab_size(), config.vocab);
             return Err(Error::malformed(gguf.path(), what));
         }
-        Ok(Arc::new(Self { gguf, config, tokenizer }))
+        Ok(Arc::new(Self { gguf, config, tokenizer, fingerprint: OnceLock::new() }))
     }
 
     pub fn config(&self) -> &Config {
@@ -55,6 +57,16 @@ impl Model {
 
     pub fn path(&self) -> &Path {
         self.gguf.path()
+    }
+
+    /// SHA-256 of the file, or of all shards in order. It reads the whole file when it is first asked for: keys and
+    /// values are good for these weights alone, and no part of them says which they are.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        *self.fingerprint.get_or_init(|| {
+            let mut hash = Sha256::new();
+            self.gguf.shards().iter().for_each(|shard| hash.update(&*shard.bytes));
+            hash.finalize().into()
+        })
     }
 
     pub fn tokenizer(&self) -> &Tokenizer {
@@ -72,13 +84,27 @@ impl Model {
         Template::new(source, &text(self.tokenizer.bos())?, &text(self.tokenizer.eos())?).map(Some)
     }
 
+    /// What the model writes around its thought, as its chat template has it; `None` if that knows no thought.
+    pub fn thought_tags(&self) -> Option<ThoughtTags> {
+        // A template of the wrong type is an error where it is to be rendered.
+        self.gguf.str("tokenizer.chat_template").ok().flatten().and_then(ThoughtTags::of)
+    }
+
     /// A conversation as the model was trained to read it, up to where its answer starts.
     ///
     /// # Errors
     /// [`Error::Template`] if the file has no template, or it fails or exceeds its limits.
     pub fn render_chat(&self, messages: &[Message]) -> Result<String> {
+        self.render_chat_with(messages, &RenderOptions::answer())
+    }
+
+    /// The same with tools, variables of the template, or without the start of an answer.
+    ///
+    /// # Errors
+    /// Those of [`Model::render_chat`].
+    pub fn render_chat_with(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
         match self.template()? {
-            Some(template) => template.render(messages, true),
+            Some(template) => template.render_with(messages, options),
             None => Err(Error::Template(format!("{} has none", self.path().display()))),
         }
     }

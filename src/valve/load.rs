@@ -1,10 +1,13 @@
-//! GGUF LoRA adapters: reading one, and checking that it fits a model.
+//! LoRA adapters: reading one, and checking that it fits a model.
 
+use super::parts::Part;
+use super::peft;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::model::{Config, Site};
 use crate::tensor::Tensor;
-use std::collections::BTreeMap;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// One low-rank pair, on one projection.
@@ -15,30 +18,37 @@ pub struct Pair {
     pub a: Tensor,
     /// B: `dims = [rank, n_out]`.
     pub b: Tensor,
-    /// `lora_alpha / rank`; 1 where the file has no `lora_alpha` or has 0, as llama.cpp takes it.
+    /// `lora_alpha / rank` (in PEFT, by its config, also `lora_alpha / √rank`); 1 where a GGUF file has no
+    /// `lora_alpha` or has 0, as llama.cpp takes it.
     pub scale: f32,
 }
 
-/// An adapter file that fits a model: y = W·x + α · scale · B·(A·x) on every site it names.
+/// An adapter that fits a model: y = W·x + α · scale · B·(A·x) on every site it names.
 #[derive(Clone, Debug)]
 pub struct Adapter {
     path: PathBuf,
     pairs: Vec<Pair>,
+    parts: Vec<Part>,
+    content_hash: [u8; 32],
     ignored: Vec<String>,
 }
 
 impl Adapter {
-    /// Opens `path` and checks every pair against the model's shapes.
+    /// Opens a GGUF file, or a folder that PEFT saved, and checks every pair against the model's shapes.
+    /// `has_output`: the model has an `output.weight` of its own.
     ///
     /// # Errors
     /// [`Error::Malformed`] for a damaged file; [`Error::Unsupported`] for another kind of adapter or a tensor
     /// type without a kernel; [`Error::Adapter`] if it was made for another architecture, a shape does not
     /// fit, half of a pair is missing, a tensor has no place in the model, or nothing would be applied.
     pub fn open(path: &Path, config: &Config, has_output: bool) -> Result<Self> {
+        if path.is_dir() {
+            return peft::open(path, config, has_output);
+        }
         Self::read(&Gguf::open(path)?, config, has_output)
     }
 
-    /// The same, of a file already read. `has_output`: the model has an `output.weight` of its own.
+    /// The same, of a GGUF file already read.
     pub fn read(gguf: &Gguf, config: &Config, has_output: bool) -> Result<Self> {
         check_kind(gguf, config)?;
         let alpha = gguf.f32("adapter.lora.alpha")?.unwrap_or(0.0);
@@ -70,7 +80,15 @@ impl Adapter {
         if pairs.is_empty() {
             return Err(Error::adapter(gguf.path(), "it holds nothing that could be applied to this model"));
         }
-        Ok(Self { path: gguf.path().to_path_buf(), pairs, ignored })
+        Ok(Self::of(gguf.path(), pairs, ignored))
+    }
+
+    /// Pairs that were checked, and the names of what else `path` holds.
+    pub(super) fn of(path: &Path, mut pairs: Vec<Pair>, ignored: Vec<String>) -> Self {
+        // One order, whatever the file's: the hash is then that of what is applied.
+        pairs.sort_by_key(|p| (p.site.layer.unwrap_or(usize::MAX), p.site.fan as usize, p.site.output));
+        let parts = pairs.iter().map(|pair| Part::of(pair.site)).collect::<BTreeSet<_>>().into_iter().collect();
+        Self { path: path.to_path_buf(), parts, content_hash: content_hash(&pairs), pairs, ignored }
     }
 
     /// Whether every pair has its place in a model of this shape.
@@ -89,15 +107,44 @@ impl Adapter {
         &self.path
     }
 
-    /// Every pair that will be applied.
+    /// Every pair that will be applied, by layer, the head last.
     pub fn pairs(&self) -> &[Pair] {
         &self.pairs
     }
 
-    /// Names of tensors that have no effect (norms, which llama.cpp accepts and ignores too).
+    /// The parts that a dial can turn, ascending, each with a slot of its own once the adapter is attached.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// Which of the adapter's slots turns `part`.
+    pub fn slot(&self, part: Part) -> Option<usize> {
+        self.parts.binary_search(&part).ok()
+    }
+
+    /// SHA-256 of all that is applied: sites, scales, shapes, types and values. Two adapters with one hash do the
+    /// same, whatever their files are called.
+    pub fn content_hash(&self) -> &[u8; 32] {
+        &self.content_hash
+    }
+
+    /// Names of tensors that have no effect: norms in GGUF files, which llama.cpp accepts and ignores too; copies of
+    /// the base model's embedding and head in PEFT folders.
     pub fn ignored(&self) -> &[String] {
         &self.ignored
     }
+}
+
+fn content_hash(pairs: &[Pair]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for Pair { site, a, b, scale } in pairs {
+        hash.update(format!("{site:?} {:#x}", scale.to_bits()));
+        for half in [a, b] {
+            hash.update(format!(" {} {:?} ", half.ty, half.dims));
+            hash.update(&*half.data);
+        }
+    }
+    hash.finalize().into()
 }
 
 fn check_kind(gguf: &Gguf, config: &Config) -> Result<()> {
@@ -122,7 +169,7 @@ fn check_kind(gguf: &Gguf, config: &Config) -> Result<()> {
 }
 
 /// Inputs and outputs of the projection at `site`.
-fn shape(site: Site, config: &Config) -> [usize; 2] {
+pub(super) fn shape(site: Site, config: &Config) -> [usize; 2] {
     use crate::model::FanKind::{AttnOutput, Down, GateUp, Head, Qkv};
     let q_width = config.heads.heads * config.heads.head_dim;
     let kv_width = config.heads.kv_heads * config.heads.head_dim;

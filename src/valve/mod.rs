@@ -8,18 +8,26 @@
 //! other way. Whether a chain of thought gets shorter or longer with α belongs to the adapter: one trained
 //! towards short solutions shortens. Source: CoT-Valve, arXiv 2502.09601.
 
+mod convert;
 mod dial;
 mod load;
+mod merge;
+mod parts;
+mod peft;
+mod recode;
 
-pub use dial::{Dial, Scope, Setting};
+pub use convert::{ADAPTER_TYPES, Conversion, Source};
+pub use dial::{Dial, Origins, Scope, Setting};
 pub use load::{Adapter, Pair};
+pub use merge::{MergeOptions, Merged, merge};
+pub use parts::{Group, Part, Selector};
 
 use crate::backend::{Linear, Term};
 use crate::error::Result;
-use crate::model::{FanKind, Site};
+use crate::model::FanKind;
 use std::sync::Arc;
 
-/// Every attached adapter's terms on a backend, fan by fan. Adapter i turns by slot i.
+/// Every attached adapter's terms on a backend, fan by fan. The adapters' parts own the slots, one each, in order.
 ///
 /// A set never changes: attaching another adapter makes another set, which takes the old one's place between
 /// two steps.
@@ -57,7 +65,8 @@ impl<B: Linear> ValveSet<B> {
             });
         }
         let head = delta(None, FanKind::Head)?;
-        Ok(Self { layers: built, head, slots: adapters.len(), rank })
+        let slots = adapters.iter().map(|adapter| adapter.parts().len()).sum();
+        Ok(Self { layers: built, head, slots, rank })
     }
 
     /// Columns of a batch's openings.
@@ -87,13 +96,13 @@ impl<B: Linear> ValveSet<B> {
 /// The terms of all adapters on one fan, by slot, then by output.
 fn terms_at(adapters: &[Arc<Adapter>], layer: Option<usize>, fan: FanKind) -> Vec<Term<'_>> {
     let mut terms = Vec::new();
-    for (slot, adapter) in adapters.iter().enumerate() {
-        for pair in adapter.pairs() {
-            let Site { output, .. } = pair.site;
-            if (pair.site.layer, pair.site.fan) == (layer, fan) {
-                terms.push(Term { output, slot, scale: pair.scale, a: &pair.a, b: &pair.b });
-            }
+    let mut first = 0;
+    for adapter in adapters {
+        for pair in adapter.pairs().iter().filter(|pair| (pair.site.layer, pair.site.fan) == (layer, fan)) {
+            let slot = first + adapter.slot(Part::of(pair.site)).expect("every pair has its part");
+            terms.push(Term { output: pair.site.output, slot, scale: pair.scale, a: &pair.a, b: &pair.b });
         }
+        first += adapter.parts().len();
     }
     terms.sort_by_key(|t| (t.slot, t.output));
     terms

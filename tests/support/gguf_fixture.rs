@@ -1,9 +1,12 @@
 //! Small, complete GGUF files made in memory: a llama model and LoRA adapters on it.
 
 use super::Random;
+use super::alphabet::byte_alphabet;
 use cotvalve::gguf::write::Writer;
-use cotvalve::gguf::{Strings, Value};
+use cotvalve::gguf::{Gguf, Strings, Value};
+use cotvalve::map::Bytes;
 use cotvalve::tensor::TensorType;
+use std::path::Path;
 
 pub const LAYERS: usize = 2;
 pub const CONTEXT: usize = 256;
@@ -70,20 +73,6 @@ pub fn vocabulary() -> Vec<String> {
     let special = SPECIAL.map(str::to_owned).into_iter();
     let bytes = byte_alphabet().into_iter().map(String::from);
     special.chain(bytes).chain(MERGES.map(|(a, b)| format!("{a}{b}"))).collect()
-}
-
-/// GPT-2's letter for each byte: printable ones stand for themselves, the others for U+0100 and on.
-fn byte_alphabet() -> Vec<char> {
-    let printable = |b: u32| matches!(b, 33..=126 | 161..=172 | 174..=255);
-    let mut next = 256;
-    let mut letter = |b: u32| {
-        if printable(b) {
-            return b;
-        }
-        next += 1;
-        next - 1
-    };
-    (0..256).map(|b| char::from_u32(letter(b)).unwrap()).collect()
 }
 
 impl TinyLlama<'_> {
@@ -181,6 +170,20 @@ fn set_tokenizer(writer: &mut Writer) {
     set("tokenizer.chat_template", CHATML.into());
 }
 
+/// The tiny model with its widths shared out to half as many heads, of twice the size: 32 values, a whole block.
+pub fn wide_heads(file: &[u8]) -> Vec<u8> {
+    let gguf = Gguf::parse(Path::new("tiny.gguf"), Bytes::from(file.to_vec())).unwrap();
+    let mut writer = Writer::new();
+    gguf.metadata().iter().for_each(|(key, value)| writer.set(key, value.clone()).unwrap());
+    writer.set("llama.attention.head_count", HEADS as u32 / 2).unwrap();
+    writer.set("llama.attention.head_count_kv", KV_HEADS as u32 / 2).unwrap();
+    writer.set("llama.rope.dimension_count", 2 * HEAD_DIM as u32).unwrap();
+    for t in gguf.tensors() {
+        writer.tensor(&t.name, t.ty.id, &t.dims, t.data.to_vec()).unwrap();
+    }
+    writer.to_bytes().unwrap()
+}
+
 /// A LoRA adapter on the tiny model: A and B of `ty` (a float type), alpha = 2 × rank. `targets` are names of
 /// its tensors, for example `blk.0.attn_q.weight`.
 pub fn tiny_adapter(seed: u64, rank: usize, ty: TensorType, targets: &[&str]) -> Vec<u8> {
@@ -209,6 +212,23 @@ pub fn tiny_adapter_encoded(seed: u64, rank: usize, ty: TensorType, targets: &[&
             let values: Vec<f32> = (0..dims[0] * dims[1]).map(|_| random.normal(0.0, 0.1)).collect();
             writer.tensor(&format!("{target}.{half}"), ty as u32, &dims, encode(ty, &values)).unwrap();
         }
+    }
+    writer.to_bytes().unwrap()
+}
+
+/// The file `bytes` with other metadata.
+pub fn with_metadata(bytes: Vec<u8>, changes: &[(&str, Value)]) -> Vec<u8> {
+    let file = Gguf::parse(Path::new("tiny.gguf"), Bytes::from(bytes)).unwrap();
+    let mut writer = Writer::new();
+    for (key, value) in file.metadata() {
+        let change = changes.iter().find(|(changed, _)| changed == key);
+        writer.set(key, change.map_or(value, |(_, value)| value).clone()).unwrap();
+    }
+    for (key, value) in changes.iter().filter(|(key, _)| file.metadata().iter().all(|(known, _)| known != key)) {
+        writer.set(key, value.clone()).unwrap();
+    }
+    for t in file.tensors() {
+        writer.tensor(&t.name, t.ty.id, &t.dims, t.data.to_vec()).unwrap();
     }
     writer.to_bytes().unwrap()
 }

@@ -9,14 +9,14 @@ use cotvalve::map::Bytes;
 use cotvalve::model::{Config, Forward, Stage, StageSpec, Weights};
 use cotvalve::quant::dequantize;
 use cotvalve::tensor::{Tensor, TensorType};
-use cotvalve::valve::Adapter;
+use cotvalve::valve::{Adapter, Part};
 use std::path::Path;
 use std::sync::Arc;
 
 /// Positions of a page, and pages that each sequence owns.
 const PAGE: usize = 64;
 const PAGES: u32 = 4;
-const SEQUENCES: u32 = 8;
+const SEQUENCES: u32 = 16;
 
 /// One row of a batch.
 #[derive(Clone, Debug)]
@@ -24,6 +24,7 @@ pub struct Row {
     pub sequence: u32,
     pub token: u32,
     pub position: u32,
+    /// One an adapter, or one a slot.
     pub openings: Vec<f32>,
 }
 
@@ -78,13 +79,28 @@ impl Runner {
         self.forward.backend().regions()
     }
 
+    /// What each slot turns: an adapter, and which part of it.
+    pub fn slots(&self) -> Vec<(usize, Part)> {
+        let adapters = self.adapters.iter().enumerate();
+        adapters.flat_map(|(i, adapter)| adapter.parts().iter().map(move |part| (i, *part))).collect()
+    }
+
+    /// One opening a slot, of one an adapter or one a slot.
+    fn by_slot(&self, openings: &[f32]) -> Vec<f32> {
+        let slots = self.slots();
+        if openings.len() == slots.len() {
+            return openings.to_vec();
+        }
+        assert!(openings.len() == self.adapters.len(), "one opening an adapter or a slot");
+        slots.iter().map(|(adapter, _)| openings[*adapter]).collect()
+    }
+
     /// One step; the logits of every row. Rows of a sequence must be neighbours.
     pub fn step(&mut self, rows: &[Row]) -> Vec<Vec<f32>> {
         let tokens: Vec<u32> = rows.iter().map(|r| r.token).collect();
         let positions: Vec<u32> = rows.iter().map(|r| r.position).collect();
-        let slots = self.adapters.len();
-        assert!(rows.iter().all(|r| r.openings.len() == slots), "one opening a slot");
-        let openings: Vec<f32> = rows.iter().flat_map(|r| r.openings.clone()).collect();
+        let slots = self.slots().len();
+        let openings: Vec<f32> = rows.iter().flat_map(|r| self.by_slot(&r.openings)).collect();
         let (mut spans, mut pages, mut start) = (Vec::new(), Vec::new(), 0);
         for run in rows.chunk_by(|a, b| a.sequence == b.sequence) {
             let table = pages.len() as u32..pages.len() as u32 + PAGES;
@@ -124,10 +140,10 @@ impl Runner {
         };
         let tensor = |name: &str| self.gguf.tensor(name).unwrap().map(|t| values(&t));
         let mut deltas = Vec::new();
-        for (adapter, alpha) in self.adapters.iter().zip(openings) {
-            for pair in adapter.pairs() {
+        for ((adapter, part), alpha) in self.slots().into_iter().zip(self.by_slot(openings)) {
+            for pair in self.adapters[adapter].pairs().iter().filter(|pair| Part::of(pair.site) == part) {
                 let name = pair.a.name.strip_suffix(".lora_a").unwrap().to_string();
-                let scale = f64::from(*alpha) * f64::from(pair.scale);
+                let scale = f64::from(alpha) * f64::from(pair.scale);
                 deltas.push(Delta { name, a: values(&pair.a), b: values(&pair.b), scale });
             }
         }

@@ -1,9 +1,12 @@
+mod real;
+mod thought;
+
 use super::*;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-const SMOLLM2: &str = include_str!("../../tests/data/chat/smollm2.jinja");
+const SMOLLM2: &str = include_str!("../../../tests/data/chat/smollm2.jinja");
 
 #[derive(Deserialize)]
 struct Expected {
@@ -29,7 +32,7 @@ fn smollm2() -> Template {
 
 #[test]
 fn texts_equal_those_of_jinja2() {
-    let expected: Expected = serde_json::from_str(include_str!("../../tests/data/chat/expected.json")).unwrap();
+    let expected: Expected = serde_json::from_str(include_str!("../../../tests/data/chat/expected.json")).unwrap();
     assert_eq!(expected.templates["smollm2"], SMOLLM2);
     assert!(expected.cases.len() >= 50);
     for case in &expected.cases {
@@ -159,7 +162,7 @@ fn huge_strings_are_never_made() {
 #[test]
 fn output_is_limited() {
     let error = refused("{% set x = 'a' * 100000 %}{% for i in range(11) %}{{ x }}{% endfor %}");
-    assert!(error.contains("exceeds 10486"), "{error}");
+    assert!(error.contains("exceeds 1049"), "{error}");
     let long = "a".repeat(3 << 20);
     let text = smollm2().render(&messages(&[("user", &long)]), true).unwrap();
     assert!(text.len() > long.len(), "a long message is no reason to refuse");
