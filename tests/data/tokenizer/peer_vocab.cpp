@@ -97,7 +97,9 @@ struct Peer {
             pieces.bytes(piece, n > 0 ? n : 0);
         }
         std::string added;
-        for (const llama_token id : tokenize("a", true, true)) added += (added.empty() ? "" : ", ") + std::to_string(id);
+        for (const llama_token id : tokenize("a", true, true)) {
+            added += (added.empty() ? "" : ", ") + std::to_string(id);
+        }
         std::printf("{\"tokens\": %d, \"ends\": [%s], \"control\": %u, \"pieces\": %u, \"added\": [%s]}\n", count,
                     ends.c_str(), control.state, pieces.state, added.c_str());
     }
