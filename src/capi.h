@@ -7,6 +7,8 @@
  *     cargo rustc --release --lib --no-default-features --features capi --crate-type cdylib,staticlib
  *     cc -Isrc program.c -Ltarget/release -lcotvalve -Wl,-rpath,$PWD/target/release
  *
+ * `--features capi,grammar` for answers that follow a JSON schema.
+ *
  * Errors. A call returns VALVE_OK (0), or why it failed; valve_last_error has the words. A call that fails opens
  * nothing and leaves a timeline as it was; what it would have written through its pointers is then not to be used. A
  * fault of the library is VALVE_ERROR_PANIC, never an abort; the engine can be used further.
@@ -159,11 +161,20 @@ valve_status valve_prompt_tokens(valve_session *session, const uint32_t *tokens,
 /* How tokens are drawn. Same seed, same text. */
 typedef struct valve_sampling {
     size_t size;
+    uint64_t seed;                /* default 0 */
     float temperature;            /* 0: the likeliest token; default 0.8 */
     uint32_t top_k;               /* keep the k likeliest; 0: all; default 40 */
     float top_p;                  /* keep the likeliest that sum to this; 1: all; default 0.95 */
     float min_p;                  /* keep those this fraction as likely as the likeliest; 0: all; default 0.05 */
-    uint64_t seed;                /* default 0 */
+    float typical_p;              /* keep those of typical surprise that sum to this; 1: all (default) */
+    float top_n_sigma;            /* keep those this many deviations below the highest; 0 and below: all (default) */
+    float repeat_penalty;         /* on recent tokens; 1: none (default) */
+    uint32_t repeat_last_n;       /* tokens that are recent; default 64 */
+    float frequency_penalty;      /* for each time a recent token occurs; default 0 */
+    float presence_penalty;       /* for a recent token, once; default 0 */
+    const char *const *stop;      /* `stop_count` texts that end the answer and are no part of it; default null */
+    size_t stop_count;
+    const char *json_schema;      /* what the answer must follow; needs the feature `grammar`; null: none (default) */
 } valve_sampling;
 
 /* Sets `sampling` to the defaults; `size` is sizeof(valve_sampling). */
@@ -177,7 +188,8 @@ valve_status valve_generate(valve_session *session, const valve_sampling *sampli
 enum {
     VALVE_STOP_NONE = 0,          /* it is not */
     VALVE_STOP_END = 1,           /* the model ended its answer */
-    VALVE_STOP_LIMIT = 2
+    VALVE_STOP_LIMIT = 2,
+    VALVE_STOP_TEXT = 3           /* one of `stop` is complete */
 };
 
 /* Draws the next token. Each of the four may be null: `token` gets its id; `text` what is certain of the text with it,

@@ -7,6 +7,8 @@
 //! ```text
 //! cargo rustc --release --lib --no-default-features --features capi --crate-type cdylib,staticlib
 //! ```
+//!
+//! `--features capi,grammar` for answers that follow a JSON schema.
 
 mod handle;
 mod pointer;
@@ -300,13 +302,13 @@ pub unsafe extern "C" fn valve_prompt_tokens(
 }
 
 /// # Safety
-/// `sampling` is null or of its size.
+/// `sampling` is null or of its size; its pointers are null or to what the header says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn valve_generate(session: *mut OpenSession, sampling: *const Draw, limit: usize) -> Status {
     guard(|| {
         let session = SESSIONS.get(session)?;
         // SAFETY: as the caller vouches.
-        let sampling = unsafe { read("sampling", sampling) }?.sampling();
+        let sampling = unsafe { read("sampling", sampling)?.sampling() }?;
         let mut live = session.live();
         let used = live.timeline.session().tokens().len();
         let room = session.engine.engine.context().saturating_sub(used).max(1);

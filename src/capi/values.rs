@@ -1,10 +1,10 @@
 //! The structures and numbers of the header, and what they stand for.
 
-use super::pointer::Growing;
+use super::pointer::{Growing, slice, text};
 use super::status::{Failure, Status};
 use crate::backend::Precision;
 use crate::engine::{EngineOptions, Stop};
-use crate::sampler::Sampling;
+use crate::sampler::{Grammar, Sampling};
 use crate::tensor::TensorType;
 use crate::valve::Scope;
 use std::ffi::{c_char, c_int, c_void};
@@ -74,26 +74,77 @@ impl Options {
 #[derive(Clone, Copy)]
 pub struct Draw {
     pub size: usize,
+    pub seed: u64,
     pub temperature: f32,
     pub top_k: u32,
     pub top_p: f32,
     pub min_p: f32,
-    pub seed: u64,
+    pub typical_p: f32,
+    pub top_n_sigma: f32,
+    pub repeat_penalty: f32,
+    pub repeat_last_n: u32,
+    pub frequency_penalty: f32,
+    pub presence_penalty: f32,
+    /// `stop_count` texts.
+    pub stop: *const *const c_char,
+    pub stop_count: usize,
+    /// Null for none.
+    pub json_schema: *const c_char,
 }
 
-const _: () = assert!(size_of::<Draw>() == size_of::<usize>() + 4 * 4 + 8, "there is padding");
+const _: () = assert!(size_of::<Draw>() == 4 * size_of::<usize>() + 8 + 10 * 4, "there is padding");
 
-// SAFETY: no padding, the first field is the size.
+// SAFETY: no padding, the first field is the size; pointers are what the caller says they are.
 unsafe impl Growing for Draw {
-    const DEFAULT: Self =
-        Self { size: size_of::<Self>(), temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, seed: 0 };
-    const FIRST: usize = offset_of!(Self, seed) + size_of::<u64>();
+    const DEFAULT: Self = Self {
+        size: size_of::<Self>(),
+        seed: 0,
+        temperature: 0.8,
+        top_k: 40,
+        top_p: 0.95,
+        min_p: 0.05,
+        typical_p: 1.0,
+        top_n_sigma: -1.0,
+        repeat_penalty: 1.0,
+        repeat_last_n: 64,
+        frequency_penalty: 0.0,
+        presence_penalty: 0.0,
+        stop: std::ptr::null(),
+        stop_count: 0,
+        json_schema: std::ptr::null(),
+    };
+    const FIRST: usize = offset_of!(Self, json_schema) + size_of::<*const c_char>();
 }
 
 impl Draw {
-    pub(super) fn sampling(&self) -> Sampling {
-        let Self { temperature, top_k, top_p, min_p, seed, .. } = *self;
-        Sampling { temperature, top_k: top_k as usize, top_p, min_p, seed }
+    /// # Safety
+    /// `stop` is null or has `stop_count` pointers; these and `json_schema` are null or C strings.
+    pub(super) unsafe fn sampling(&self) -> Result<Sampling, Failure> {
+        // SAFETY: as the caller vouches.
+        let stop = unsafe { slice("stop", self.stop, self.stop_count) }?;
+        // SAFETY: as the caller vouches.
+        let stop = stop.iter().map(|stop| unsafe { text("stop", *stop) }.map(str::to_owned));
+        let schema = match self.json_schema.is_null() {
+            true => None,
+            // SAFETY: as the caller vouches.
+            false => Some(unsafe { text("json_schema", self.json_schema) }?),
+        };
+        Ok(Sampling {
+            seed: self.seed,
+            temperature: self.temperature,
+            top_k: self.top_k as usize,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            typical_p: self.typical_p,
+            top_n_sigma: self.top_n_sigma,
+            repeat_penalty: self.repeat_penalty,
+            repeat_last_n: self.repeat_last_n as usize,
+            frequency_penalty: self.frequency_penalty,
+            presence_penalty: self.presence_penalty,
+            stop: stop.collect::<Result<_, _>>()?,
+            grammar: schema.map(|schema| Grammar::JsonSchema(schema.into())),
+            ..Sampling::default()
+        })
     }
 }
 
@@ -121,6 +172,7 @@ pub(super) fn stop(stop: Option<Stop>) -> u32 {
         None => 0,
         Some(Stop::End) => 1,
         Some(Stop::Limit) => 2,
+        Some(Stop::Text) => 3,
     }
 }
 
@@ -136,6 +188,7 @@ mod tests {
     fn the_defaults_are_the_librarys() {
         let options = Options::DEFAULT.engine_options().unwrap();
         assert_eq!(format!("{options:?}"), format!("{:?}", EngineOptions::default()));
-        assert_eq!(Draw::DEFAULT.sampling(), Sampling::default());
+        // SAFETY: its pointers are null.
+        assert_eq!(unsafe { Draw::DEFAULT.sampling() }.unwrap(), Sampling::default());
     }
 }

@@ -91,6 +91,34 @@ static void check_texts(valve_engine *engine)
     CHECK(valve_session_close(session) == VALVE_OK);
 }
 
+/* The text of an answer stops before the first of two texts; without them it goes on. */
+static void check_stops(valve_engine *engine)
+{
+    valve_session *session = open_session(engine);
+    valve_sampling sampling = greedy();
+    char all[4096] = "", cut[4096] = "", last[2] = "";
+    const char *stops[2] = {"no such text", last}, *text = NULL;
+    uint32_t stop;
+    int round;
+    for (round = 0; round < 2; round++) {
+        CHECK(valve_prompt_text(session, "and the thing", NULL) == VALVE_OK);
+        CHECK(valve_generate(session, &sampling, 30) == VALVE_OK);
+        for (stop = VALVE_STOP_NONE; stop == VALVE_STOP_NONE;) {
+            CHECK(valve_next(session, NULL, &text, NULL, &stop) == VALVE_OK);
+            strcat(round ? cut : all, text);
+        }
+        /* The first letter that is ASCII, somewhere behind the start. */
+        for (text = all + 4; round == 0 && *text != 0 && last[0] == 0; text++)
+            if (*text > ' ' && *text < 127)
+                last[0] = *text;
+        sampling.stop = stops;
+        sampling.stop_count = 2;
+    }
+    CHECK(last[0] != 0 && stop == VALVE_STOP_TEXT);
+    CHECK(strchr(cut, last[0]) == NULL && strncmp(all, cut, strlen(cut)) == 0 && all[strlen(cut)] == last[0]);
+    CHECK(valve_session_close(session) == VALVE_OK);
+}
+
 static void check_limits(valve_engine *engine)
 {
     valve_session *session = open_session(engine);
@@ -195,6 +223,7 @@ int main(int argc, char **argv)
     CHECK(valve_version()[0] >= '0' && valve_version()[0] <= '9');
     engine = open_engine(2);
     check_texts(engine);
+    check_stops(engine);
     check_limits(engine);
     check_valve(engine);
     CHECK(valve_close(engine) == VALVE_OK);

@@ -146,6 +146,9 @@ static void check_drawing(valve_engine *engine, valve_session *session)
     WITH(temperature, bad[0], "temperature: ");
     WITH(top_p, 1.5f, "top_p: ");
     WITH(min_p, bad[1], "min_p: ");
+    WITH(repeat_penalty, 0, "repeat_penalty: ");
+    WITH(stop_count, 1, "stop: it is null");
+    WITH(json_schema, "\xff", "json_schema: it is not UTF-8");
 #undef WITH
     /* A prompt in mid-answer ends it. */
     CHECK(valve_generate(session, NULL, 4) == VALVE_OK);

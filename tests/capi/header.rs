@@ -141,7 +141,28 @@ fn structures_and_numbers_are_the_same_on_both_sides() {
         "valve_options",
         [size, threads, context, sessions, batch, kv_type, precision, progress, user]
     );
-    layout!(source, Draw, "valve_sampling", [size, temperature, top_k, top_p, min_p, seed]);
+    layout!(
+        source,
+        Draw,
+        "valve_sampling",
+        [
+            size,
+            seed,
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            typical_p,
+            top_n_sigma,
+            repeat_penalty,
+            repeat_last_n,
+            frequency_penalty,
+            presence_penalty,
+            stop,
+            stop_count,
+            json_schema
+        ]
+    );
     layout!(source, ChatMessage, "valve_message", [role, content]);
     writeln!(source, "SAME(sizeof(valve_status), {});", size_of::<Status>()).unwrap();
     for status in Status::ALL {

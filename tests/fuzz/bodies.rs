@@ -59,9 +59,19 @@ pub fn adapter(data: &[u8]) {
     let _ = use_adapter(&BASE, Bytes::from(data.to_vec()));
 }
 
-/// An adapter file, taken as far as it goes: to two steps of decoding with it on `base`.
+/// An adapter, taken as far as it goes: to two steps of decoding with it on `base`. What does not start as a GGUF file
+/// is the two files of a folder that PEFT saved, with a NUL between them.
 pub fn use_adapter(base: &Arc<Model>, bytes: Bytes) -> Result<()> {
-    let adapter = Adapter::read(&parse(bytes)?, base.config(), base.has_output())?;
+    let adapter = if bytes.starts_with(b"GGUF") {
+        Adapter::read(&parse(bytes)?, base.config(), base.has_output())?
+    } else {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut files = bytes.splitn(2, |b| *b == 0);
+        for name in ["adapter_config.json", "adapter_model.safetensors"] {
+            std::fs::write(folder.path().join(name), files.next().unwrap_or_default()).expect("a temporary file");
+        }
+        Adapter::open(folder.path(), base.config(), base.has_output())?
+    };
     let engine = Engine::new(base.clone(), &options())?;
     let valve = engine.attach_adapter(adapter)?;
     think(&engine, Some(&valve))

@@ -7,6 +7,7 @@ use cotvalve::tensor::TensorType;
 
 use super::support::Random;
 use super::support::gguf_fixture::encode_float;
+use serde_json::json;
 
 const EMBED: usize = 32;
 const FFN: usize = 32;
@@ -51,6 +52,7 @@ pub fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     for (name, ty) in [("f16.gguf", TensorType::F16), ("f32.gguf", TensorType::F32)] {
         all.push(("adapter", name, adapter(ty)));
     }
+    all.push(("adapter", "peft", peft()));
     all.extend(tokenizers());
     all.extend(TEMPLATES.map(|(name, source)| ("template", name, source.as_bytes().to_vec())));
     all
@@ -127,6 +129,32 @@ fn adapter(ty: TensorType) -> Vec<u8> {
         }
     }
     writer.to_bytes().unwrap()
+}
+
+/// The files of a PEFT folder, a NUL between them.
+fn peft() -> Vec<u8> {
+    let config = json!({
+        "peft_type": "LORA",
+        "r": 2,
+        "lora_alpha": 4,
+        "target_modules": ["q_proj", "down_proj"],
+        "rank_pattern": {},
+        "alpha_pattern": {"layers.0.mlp.down_proj": 8},
+        "use_rslora": true,
+        "bias": "none",
+    });
+    let (mut header, mut data, mut random) = (serde_json::Map::new(), Vec::new(), Random(20));
+    for (module, n_in, n_out) in [("self_attn.q_proj", EMBED, EMBED), ("mlp.down_proj", FFN, EMBED)] {
+        for (half, shape) in [("lora_A", [2, n_in]), ("lora_B", [n_out, 2])] {
+            let start = data.len();
+            data.extend(values(TensorType::BF16, &shape, &mut random));
+            let name = format!("base_model.model.model.layers.0.{module}.{half}.weight");
+            header.insert(name, json!({"dtype": "BF16", "shape": shape, "data_offsets": [start, data.len()]}));
+        }
+    }
+    let header = json!(header).to_string();
+    let length = (header.len() as u64).to_le_bytes();
+    [config.to_string().as_bytes(), &[0], &length, header.as_bytes(), &data].concat()
 }
 
 /// A vocabulary is described by what comes first, a text by what is left: so these are choices, and a text.
