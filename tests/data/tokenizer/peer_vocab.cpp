@@ -74,7 +74,8 @@ struct Peer {
     std::string text(const std::vector<llama_token> & ids) const {
         std::string out(64, '\0');
         for (;;) {
-            const int n = llama_detokenize(vocab, ids.data(), (int) ids.size(), out.data(), (int) out.size(), false, true);
+            const int room = (int) out.size();
+            const int n = llama_detokenize(vocab, ids.data(), (int) ids.size(), out.data(), room, false, true);
             if (n >= 0) {
                 out.resize(n);
                 return out;
