@@ -17,8 +17,8 @@ pub use thought::{Part, ThoughtScanner, ThoughtSplitter, ThoughtTag, ThoughtTags
 
 use crate::error::{Error, Result};
 use message::ThoughtHabit;
-use minijinja::Environment;
 use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, State, Value};
 use program::Program;
 use serde_json::Value as Json;
 
@@ -142,8 +142,9 @@ fn environment() -> std::result::Result<Environment<'static>, minijinja::Error> 
     environment.set_recursion_limit(RECURSION_MAX);
     guard::install(&mut environment);
     environment.add_filter("tojson", json::tojson);
-    environment.add_function("raise_exception", |why: String| -> std::result::Result<String, minijinja::Error> {
-        Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, why))
+    environment.add_function("raise_exception", |state: &State, why: &Value| {
+        guard::weigh(state, why)?;
+        Err::<Value, _>(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, python::text(why)))
     });
     Ok(environment)
 }

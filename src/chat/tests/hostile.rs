@@ -118,7 +118,7 @@ fn shared_lists_are_weighed_before_they_are_looked_into() {
     }
     for (source, cause) in [
         ("{% for i in [1] %}{{ loop.changed(i) }}{% endfor %}", "loop.changed is not supported"),
-        ("{{ 1 < 2 < 3 }}", "a chain of comparisons is not supported"),
+        ("{% set x = 1 %}{{ 0 < x < 3 }}", "a chain of comparisons is not supported"),
     ] {
         assert!(run(source).unwrap_err().contains(cause));
     }

@@ -1,4 +1,5 @@
 mod hostile;
+mod message;
 mod real;
 mod thought;
 
