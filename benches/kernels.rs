@@ -11,18 +11,30 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use std::hint::black_box;
 use std::time::Duration;
 
-const QUANTIZED: [TensorType; 3] = [TensorType::Q4_0, TensorType::Q4_1, TensorType::Q8_0];
+const QUANTIZED: [TensorType; 8] = [
+    TensorType::Q4_0,
+    TensorType::Q4_1,
+    TensorType::Q5_0,
+    TensorType::Q5_1,
+    TensorType::Q8_0,
+    TensorType::Q4K,
+    TensorType::Q5K,
+    TensorType::Q6K,
+];
+/// Those that the free order knows.
+const ORDERED: [TensorType; 3] = [TensorType::Q4_0, TensorType::Q4_1, TensorType::Q8_0];
 
 /// Weights of arbitrary bits whose F16 scales are finite: 0x2c2c is 0.065.
 fn weights(ty: TensorType, rows: usize, cols: usize) -> Vec<u8> {
     let size = rows * ty.row_bytes(cols).expect("whole blocks");
     let mut bytes: Vec<u8> = (0..size).map(|i| (i.wrapping_mul(2654435761) >> 13) as u8).collect();
     for block in bytes.chunks_exact_mut(ty.block_bytes()) {
-        let head = if ty == TensorType::F32 { 4 } else { 2 };
-        block[..head].fill(0x2c);
-        if ty == TensorType::Q4_1 {
-            block[2..4].fill(0x2c);
-        }
+        let scales = match ty {
+            TensorType::Q6K => 208..210,
+            TensorType::F32 | TensorType::Q4_1 | TensorType::Q5_1 | TensorType::Q4K | TensorType::Q5K => 0..4,
+            _ => 0..2,
+        };
+        block[scales].fill(0x2c);
     }
     bytes
 }
@@ -176,7 +188,7 @@ mod free_order {
                     let acts = _mm256_loadu_si256(x.quants.as_ptr().add(32 * b).cast());
                     let d = *x.scales.get_unchecked(b);
                     let products = if BYTES == 20 {
-                        let offset = d * *x.sums.get_unchecked(b) as f32;
+                        let offset = d * x.sums.get_unchecked(b).iter().sum::<i32>() as f32;
                         minimums[r] = scale(block.add(2)).mul_add(offset, minimums[r]);
                         _mm256_dpbusd_epi32(_mm256_setzero_si256(), nibbles(block.add(QUANTS)), acts)
                     } else {
@@ -241,7 +253,7 @@ fn order(rounds: usize) {
     let mut scratch = Scratch::default();
     println!("| type | shape | fixed, GB/s | free, GB/s | fixed / free |\n|---|---|---|---|---|");
     for (rows, cols) in [(576, 1536), (49152, 576)] {
-        for ty in QUANTIZED {
+        for ty in ORDERED {
             let data = weights(ty, rows, cols);
             let (w, x) = (Rows { ty, data: &data, cols }, acts(kernels, 1, cols));
             let (mut fixed, mut free) = (vec![0.0; rows], vec![0.0; rows]);

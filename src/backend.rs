@@ -150,7 +150,7 @@ pub struct CacheSpec {
     pub pages: usize,
     /// Positions a page holds.
     pub page_len: usize,
-    /// F32 or F16.
+    /// F32, F16 or Q8_0.
     pub ty: TensorType,
 }
 
@@ -185,6 +185,14 @@ pub trait Backend: Linear {
     type Cache: Send;
 
     fn cache(&self, spec: &CacheSpec) -> Result<Self::Cache>;
+    /// Copies the keys and values of page `from` to page `to`, of all layers.
+    fn copy_page(&mut self, cache: &mut Self::Cache, from: PageId, to: PageId) -> Result<()>;
+    /// Copies the first positions of a page to `out`, as many as it holds:
+    /// `[position][layer][keys, values][kv_head][head_dim]` of the cache's type, little endian, whatever the order
+    /// they have in the cache.
+    fn read_page(&mut self, cache: &Self::Cache, page: PageId, out: &mut [u8]) -> Result<()>;
+    /// The reverse of [`Backend::read_page`].
+    fn write_page(&mut self, cache: &mut Self::Cache, page: PageId, data: &[u8]) -> Result<()>;
     /// `h[row] = table[tokens[row]]`; the table is a fan of one weight.
     fn embed(&mut self, h: &mut Self::Buf, table: &Self::Fan) -> Result<()>;
     /// Settles what q, k, v owe, turns q and k by the rows' positions, stores k and v at those positions.

@@ -21,6 +21,9 @@ pub enum Error {
     /// An adapter does not fit the model it is attached to.
     #[error("adapter {}: {what}", path.display())]
     Adapter { path: PathBuf, what: String },
+    /// A saved session cannot be taken up by this engine; `what` starts with the field at fault.
+    #[error("session {}: {what}", path.display())]
+    Session { path: PathBuf, what: String },
     /// An argument is out of its range; `name` is the field or flag.
     #[error("{name}: {reason}")]
     Argument { name: &'static str, reason: String },
@@ -33,6 +36,9 @@ pub enum Error {
     /// The conversation no longer fits the context.
     #[error("the context is full: {needed} tokens are needed and {capacity} fit")]
     ContextFull { needed: usize, capacity: usize },
+    /// The sessions of an engine together hold more than its cache has room for.
+    #[error("the cache is full: {needed} more tokens need a place and the other sessions leave {free}")]
+    CacheFull { needed: usize, free: usize },
     /// The caller asked for the work to stop.
     #[error("cancelled")]
     Cancelled,

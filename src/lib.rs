@@ -48,13 +48,13 @@
 //! 7. **Nothing silent.** An adapter tensor that is not applied is named; an adapter that fits nothing is an
 //!    error.
 //!
-//! `tests/laws.rs` holds a test for each but the fifth, whose part that exists today (one session's own cache)
-//! is tested in `engine::sequence`.
+//! `tests/laws.rs` holds a test for each but the fifth, which has `tests/prefix.rs` and, against an oracle without a
+//! cache, `tests/prefix_random.rs`.
 //!
 //! # Layers
 //!
 //! ```text
-//! doors     main cli                    arguments in, text out
+//! doors     main cli capi               arguments in, text out
 //! drivers   engine                      sessions, steps
 //! state     kv sampler                  host bookkeeping
 //! model     model valve                 generic over the backend
@@ -64,6 +64,8 @@
 //! ```
 
 pub mod backend;
+#[cfg(feature = "capi")]
+pub mod capi;
 pub mod chat;
 pub mod cpu;
 #[cfg(feature = "cuda")]

@@ -2,6 +2,10 @@
 
 #![cfg(feature = "cli")]
 
+#[path = "cli/adapters.rs"]
+mod adapters;
+#[path = "cli/alpha.rs"]
+mod alpha;
 #[path = "cli/bad_input.rs"]
 mod bad_input;
 #[path = "cli/chat.rs"]
@@ -12,7 +16,11 @@ mod files;
 mod interrupt;
 #[path = "cli/run.rs"]
 mod run;
+#[path = "cli/sampling.rs"]
+mod sampling;
 mod support;
+#[path = "cli/terminal/mod.rs"]
+mod terminal;
 
 use cotvalve::tensor::TensorType;
 use std::ffi::OsStr;

@@ -2,62 +2,26 @@
 
 mod support;
 
-use cotvalve::backend::Precision;
-use cotvalve::engine::{Engine, EngineOptions, Generation, Session, Valve};
-use cotvalve::error::{Error, Result};
+use cotvalve::engine::{Engine, EngineOptions, Session};
+use cotvalve::error::Error;
 use cotvalve::gguf::Gguf;
-use cotvalve::map::Bytes;
 use cotvalve::model::{Config, Model};
 use cotvalve::sampler::Sampling;
 use cotvalve::tensor::TensorType;
-use cotvalve::valve::{Adapter, Dial, Scope};
-use std::path::Path;
+use cotvalve::valve::{Adapter, Dial, Group, Part, Scope, Selector, Setting};
 use support::gguf_fixture::{tiny_adapter, tiny_llama, with_metadata};
+use support::session::{self, attach, dial, score, text, tokens};
+use support::stage;
 
 /// Two pages of the cache, the second not full.
 const CONTEXT: usize = 100;
 
-fn parse(bytes: Vec<u8>) -> Gguf {
-    Gguf::parse(Path::new("tiny.gguf"), Bytes::from(bytes)).unwrap()
-}
-
-/// Steps of at most 8 rows.
 fn engine(sessions: usize) -> Engine {
-    let model = Model::new(parse(tiny_llama(3, TensorType::F32))).unwrap();
-    let precision = Precision::Float;
-    let options =
-        EngineOptions { threads: 2, context: CONTEXT, sessions, batch: 8, precision, ..EngineOptions::default() };
-    Engine::new(model, &options).unwrap()
+    session::engine(sessions, CONTEXT)
 }
 
-fn attach(engine: &Engine, seed: u64) -> Valve {
-    let file = parse(tiny_adapter(seed, 4, TensorType::F32, &["blk.0.attn_q.weight", "blk.1.ffn_down.weight"]));
-    engine.attach_adapter(Adapter::read(&file, engine.model().config(), false).unwrap()).unwrap()
-}
-
-/// Ordinary tokens: none ends a generation.
-fn text(n: usize, seed: u32) -> Vec<u32> {
-    (0..n as u32).map(|i| 3 + (i * 37 + seed * 101) % 250).collect()
-}
-
-fn dial(alpha: f32) -> Dial {
-    Dial::constant(alpha).unwrap()
-}
-
-fn tokens(generation: &mut Generation<'_>) -> Result<Vec<u32>> {
-    generation.map(|event| event.map(|e| e.token)).collect()
-}
-
-fn score(session: &mut Session, prompt: &[u32]) -> Vec<u32> {
-    session.prompt(prompt).unwrap();
-    let mut last = Vec::new();
-    session
-        .score(|_, logits| {
-            last = logits.iter().map(|l| l.to_bits()).collect();
-            Ok(())
-        })
-        .unwrap();
-    last
+fn parse(bytes: Vec<u8>) -> Gguf {
+    stage::parse("tiny.gguf", bytes)
 }
 
 #[test]
@@ -123,7 +87,7 @@ fn a_session_beyond_those_that_fit_fails_alone() {
     let mut second_answer = second.generate(&Sampling::greedy(), 1).unwrap();
     engine.advance([&mut first_answer, &mut second_answer]).unwrap();
     assert!(first_answer.next().unwrap().is_ok());
-    assert!(matches!(second_answer.next().unwrap(), Err(Error::ContextFull { .. })));
+    assert!(matches!(second_answer.next().unwrap(), Err(Error::CacheFull { needed: 64, free: 0 })));
     drop((first_answer, second_answer));
     drop(first);
     // The pages of the closed session are free now.
@@ -165,6 +129,47 @@ fn a_turn_in_mid_answer_is_on_record() {
     generation.by_ref().for_each(|event| drop(event.unwrap()));
     drop(generation);
     assert_eq!(session.openings(&valve), [0.0, 0.0, 0.0, 0.0, 0.25, 0.25, -0.5, -0.5, -0.5]);
+}
+
+#[test]
+fn parts_of_a_valve_turn_by_themselves_and_are_on_record() {
+    let engine = engine(1);
+    let valve = attach(&engine, 1);
+    let [attn, mlp] = [(0, Group::Attention), (1, Group::Mlp)].map(|(l, group)| Part { layer: Some(l), group });
+    assert_eq!(valve.adapter().parts(), [attn, mlp]);
+    let mut session = engine.session();
+    let line = (Selector::layers(1..2), Dial::linear(1.0, 0.0, 4).unwrap());
+    session.set_with(&valve, Setting { dial: dial(0.5), scope: Scope::All, parts: vec![line] }).unwrap();
+    session.prompt(&text(4, 1)).unwrap();
+    let mut generation = session.generate(&Sampling::default(), 4).unwrap();
+    generation.by_ref().take(2).for_each(|event| drop(event.unwrap()));
+    let closed = (Selector::group(Group::Attention), dial(0.0));
+    generation.set_with(&valve, Setting { dial: dial(2.0), scope: Scope::All, parts: vec![closed] }).unwrap();
+    generation.by_ref().for_each(|event| drop(event.unwrap()));
+    drop(generation);
+    assert_eq!(session.openings_of(&valve, attn), [0.5, 0.5, 0.5, 0.5, 0.5, 0.0, 0.0]);
+    assert_eq!(session.openings_of(&valve, mlp), [1.0, 0.75, 0.5, 0.25, 0.0, 2.0, 2.0]);
+    assert_eq!(session.openings(&valve), session.openings_of(&valve, attn), "the first part's");
+    assert!(session.openings_of(&valve, Part { layer: Some(1), group: Group::Attention }).is_empty());
+    let past = Setting { parts: vec![(Selector::layers(1..3), dial(1.0))], ..Setting::default() };
+    let error = session.set_with(&valve, past).unwrap_err().to_string();
+    assert_eq!(error, "layers: 2 is past the model's last, 1");
+}
+
+#[test]
+fn adapters_are_known_by_what_they_apply() {
+    let engine = engine(1);
+    let hash = |seed, rank, target: &str| {
+        let file = parse(tiny_adapter(seed, rank, TensorType::F32, &[target]));
+        *Adapter::read(&file, engine.model().config(), false).unwrap().content_hash()
+    };
+    let one = hash(1, 4, "blk.0.attn_q.weight");
+    assert_eq!(one, hash(1, 4, "blk.0.attn_q.weight"));
+    for (seed, rank, target) in
+        [(2, 4, "blk.0.attn_q.weight"), (1, 5, "blk.0.attn_q.weight"), (1, 4, "blk.1.attn_q.weight")]
+    {
+        assert_ne!(one, hash(seed, rank, target), "{seed} {rank} {target}");
+    }
 }
 
 #[test]

@@ -4,7 +4,11 @@
 use cotvalve::quant::{self, act};
 use cotvalve::tensor::TensorType;
 
-const QUANTIZED: [TensorType; 3] = [TensorType::Q4_0, TensorType::Q4_1, TensorType::Q8_0];
+/// Types whose encoder is ggml's to the bit.
+const SIMPLE: [TensorType; 5] =
+    [TensorType::Q4_0, TensorType::Q4_1, TensorType::Q5_0, TensorType::Q5_1, TensorType::Q8_0];
+/// Types of super-blocks, whose encoder is our own.
+const SUPER: [TensorType; 3] = [TensorType::Q4K, TensorType::Q5K, TensorType::Q6K];
 
 /// A xorshift generator: random bytes, and floats of the kinds that weights come in.
 struct Random(u64);
@@ -81,7 +85,7 @@ fn every_f16_scale_and_every_16_bit_float_reads_the_same() {
     let halves: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
     assert_same_values(TensorType::F16, &halves);
     assert_same_values(TensorType::BF16, &halves);
-    for ty in QUANTIZED {
+    for ty in SIMPLE {
         let mut row = random.bytes(ty.block_bytes() << 16);
         for (block, scale) in row.chunks_mut(ty.block_bytes()).zip(0..=u16::MAX) {
             block[..2].copy_from_slice(&scale.to_le_bytes());
@@ -128,7 +132,7 @@ fn is_defined(ty: TensorType, block: &[f32]) -> bool {
 fn encoders_write_the_same_bytes() {
     let mut random = Random(3);
     let blocks = corners(&mut random);
-    for ty in TensorType::ALL {
+    for ty in TensorType::ALL.into_iter().filter(|ty| !SUPER.contains(ty)) {
         blocks.iter().filter(|block| is_defined(ty, block)).for_each(|block| assert_same_bytes(ty, block));
         for _ in 0..256 {
             let cubes: Vec<f32> = (0..2048).map(|_| random.unit().powi(3)).collect();
@@ -165,10 +169,55 @@ fn dot_errors(ty: TensorType, random: &mut Random, n: usize, rows: usize) -> (f6
 #[test]
 fn int8_dots_err_no_more_than_ggmls() {
     let mut random = Random(5);
-    for ty in QUANTIZED {
-        for n in [32, 576, 1536] {
+    for ty in SIMPLE.into_iter().chain(SUPER) {
+        for n in [32, 576, 1536].into_iter().filter(|n| n % ty.block_len() == 0) {
             let (ours, theirs) = dot_errors(ty, &mut random, n, 400);
             assert!(ours > 0.0 && ours <= 1.05 * theirs, "{ty}, {n} values: error {ours:e}, ggml's {theirs:e}");
+        }
+    }
+}
+
+/// Root mean square of what rounding `values` to `ty` does, by our encoder and by ggml's.
+fn rounding_errors(ty: TensorType, values: &[f32]) -> (f64, f64) {
+    let error = |bytes: &[u8]| {
+        let errors = dequantize(ty, bytes).into_iter().zip(values).map(|(a, b)| f64::from(a - b).powi(2));
+        (errors.sum::<f64>() / values.len() as f64).sqrt()
+    };
+    (error(&encode(ty, values)), error(&ggml_sys::quantize(ty as u32, values).unwrap()))
+}
+
+#[test]
+fn super_blocks_err_no_more_than_ggmls() {
+    let mut random = Random(6);
+    for ty in SUPER {
+        for kind in 0..4 {
+            let values: Vec<f32> = (0..1 << 17)
+                .map(|i| match kind {
+                    0 => random.unit(),
+                    // The bell shape of trained weights.
+                    1 => (0..8).map(|_| random.unit()).sum::<f32>() * 0.02,
+                    2 => random.unit().powi(5),
+                    _ => random.unit().abs() + if i % 97 == 0 { 3.0 } else { 0.1 },
+                })
+                .collect();
+            let (ours, theirs) = rounding_errors(ty, &values);
+            println!("{ty} kind {kind}: {ours:.3e}, ggml {theirs:.3e}, ratio {:.4}", ours / theirs);
+            assert!(ours > 0.0 && ours <= 1.02 * theirs, "{ty} kind {kind}: error {ours:e}, ggml's {theirs:e}");
+        }
+    }
+}
+
+#[test]
+fn super_blocks_of_corner_values_come_back_finite() {
+    let mut random = Random(7);
+    for block in corners(&mut random) {
+        let values: Vec<f32> = block.iter().cycle().take(256).copied().collect();
+        let peak = values.iter().fold(0f32, |m, v| m.max(v.abs()));
+        for ty in SUPER.into_iter().filter(|_| peak < 1e4) {
+            for (a, b) in dequantize(ty, &encode(ty, &values)).into_iter().zip(&values) {
+                // A super-block's F16 step has nothing left for values far below 1e-3.
+                assert!((a - b).abs() <= 0.13 * peak + 1e-4, "{ty}: {b:e} became {a:e} in {block:?}");
+            }
         }
     }
 }

@@ -1,5 +1,9 @@
 //! The laws of α (see the crate's documentation), each against a small model.
 
+#[path = "laws/cache.rs"]
+mod cache;
+#[path = "laws/parts.rs"]
+mod parts;
 mod support;
 
 use cotvalve::cpu::simd::Level;
@@ -81,31 +85,6 @@ fn law_1_a_closed_row_has_the_bits_of_the_base() {
             assert!(bits(&out[0]) == base && bits(&out[2]) == base, "{ty}, chunks of {chunk}");
             assert!(bits(&out[1]) != base, "{ty}: an open valve must change something");
             assert!(out[3].iter().flatten().any(|v| !v.is_finite()), "{ty}: the second adapter does overflow");
-        }
-    }
-}
-
-#[test]
-fn law_2_a_row_does_not_depend_on_what_stands_beside_it() {
-    for ty in TYPES {
-        let adapters = [adapter(1, 7, TensorType::F16), adapter(2, 3, TensorType::F32)];
-        let (text, openings) = (tokens(70, 1), [0.5, -1.25]);
-        let truth = bits(&Runner::new(model(ty), &adapters, Setup::default()).text(0, &text, &openings, 70));
-        for threads in [1, 2, 3] {
-            let mut runner = Runner::new(model(ty), &adapters, Setup { threads, ..Setup::default() });
-            for chunk in [1, 3, 16, 64] {
-                assert!(bits(&runner.text(1, &text, &openings, chunk)) == truth, "{ty} {threads} threads, {chunk}");
-            }
-            let beside = [
-                (0, tokens(50, 2), vec![1.0, 0.0]),
-                (2, text.clone(), openings.to_vec()),
-                (3, tokens(70, 3), vec![0.0, 0.0]),
-            ];
-            assert!(bits(&mixed(&mut runner, &beside, 9)[1]) == truth, "{ty} {threads} threads, mixed");
-        }
-        for level in Level::ALL {
-            let mut runner = Runner::new(model(ty), &adapters, Setup { level, ..Setup::default() });
-            assert!(bits(&runner.text(0, &text, &openings, 17)) == truth, "{ty} at {}", level.name());
         }
     }
 }

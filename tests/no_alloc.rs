@@ -10,11 +10,11 @@ use cotvalve::model::Model;
 use cotvalve::quant;
 use cotvalve::sampler::Sampling;
 use cotvalve::tensor::TensorType;
-use cotvalve::valve::{Adapter, Dial, Scope};
+use cotvalve::valve::{Adapter, Dial, Group, Scope, Selector, Setting};
 use std::path::Path;
 use std::sync::Arc;
 use support::alloc::Counting;
-use support::gguf_fixture::{TinyLlama, tiny_adapter, with_metadata};
+use support::gguf_fixture::{TinyLlama, tiny_adapter, wide_heads, with_metadata};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting::new();
@@ -24,13 +24,45 @@ const CONTEXT: usize = 512;
 const TARGETS: [&str; 4] =
     ["blk.0.attn_q.weight", "blk.1.attn_v.weight", "blk.0.ffn_gate.weight", "blk.1.ffn_down.weight"];
 
+/// How tokens are drawn.
+#[derive(Clone, Copy, Debug)]
+enum Chain {
+    Greedy,
+    Default,
+    /// Every stage but Mirostat, which takes the place of most.
+    Full,
+    Mirostat,
+}
+
+impl Chain {
+    fn sampling(self) -> Sampling {
+        match self {
+            Self::Greedy => Sampling::greedy(),
+            Self::Default => Sampling::default(),
+            Self::Full => Sampling {
+                dynatemp_range: 0.2,
+                top_k: 0,
+                typical_p: 0.99,
+                top_n_sigma: 2.0,
+                xtc_probability: 0.5,
+                repeat_penalty: 1.1,
+                dry_multiplier: 0.5,
+                logit_bias: vec![(9, 1.0)],
+                ..Sampling::default()
+            },
+            Self::Mirostat => Sampling { mirostat: 2, ..Sampling::default() },
+        }
+    }
+}
+
 /// One way to decode.
 #[derive(Debug)]
 struct Setup {
     ty: TensorType,
+    kv_type: TensorType,
     threads: usize,
     valve: bool,
-    greedy: bool,
+    chain: Chain,
     prompt: u32,
 }
 
@@ -42,7 +74,7 @@ fn model(ty: TensorType) -> Arc<Model> {
     };
     let file = TinyLlama { seed: 11, ty, separate_output: false, rope_freqs: false, encode: &encode }.bytes();
     // A template with tags, so that what is drawn is searched for them.
-    let file = with_metadata(file, &[("tokenizer.chat_template", "<think>".into())]);
+    let file = with_metadata(wide_heads(&file), &[("tokenizer.chat_template", "<think>".into())]);
     Model::new(Gguf::parse(Path::new("tiny.gguf"), Bytes::from(file)).unwrap()).unwrap()
 }
 
@@ -52,6 +84,7 @@ fn engine(setup: &Setup) -> Engine {
         context: CONTEXT,
         batch: 32,
         precision: Precision::Int8,
+        kv_type: setup.kv_type,
         ..EngineOptions::default()
     };
     Engine::new(model(setup.ty), &options).unwrap()
@@ -68,10 +101,12 @@ fn first_allocation(setup: &Setup) -> Option<(usize, usize)> {
         let adapter = Adapter::read(&gguf, engine.model().config(), false).unwrap();
         let valve = engine.attach_adapter(adapter).unwrap();
         session = engine.session();
-        session.set(&valve, Dial::constant(0.75).unwrap(), Scope::All).unwrap();
+        let part = (Selector::group(Group::Mlp), Dial::constant(0.5).unwrap());
+        let dial = Dial::constant(0.75).unwrap();
+        session.set_with(&valve, Setting { dial, scope: Scope::All, parts: vec![part] }).unwrap();
     }
     let mut timeline: Vec<u32> = (0..setup.prompt).map(|i| 3 + i * 7 % 250).collect();
-    let sampling = if setup.greedy { Sampling::greedy() } else { Sampling::default() };
+    let sampling = setup.chain.sampling();
     let mut left = CONTEXT - timeline.len();
     let mut found = None;
     // The tiny model may draw an end token; the timeline then goes on in another generation.
@@ -103,11 +138,15 @@ fn first_allocation(setup: &Setup) -> Option<(usize, usize)> {
 /// A program of its own: the allocations of a test harness, in another thread, would be counted too.
 fn main() {
     let mut steps = 0;
-    for ty in [TensorType::Q4_1, TensorType::F16] {
-        for (threads, valve, greedy, prompt) in
-            [(1, false, true, 5), (1, true, false, 60), (2, false, false, 5), (2, true, true, 60), (2, true, false, 1)]
-        {
-            let setup = Setup { ty, threads, valve, greedy, prompt };
+    for (ty, kv_type) in [(TensorType::Q4_1, TensorType::F16), (TensorType::F16, TensorType::Q8_0)] {
+        for (threads, valve, chain, prompt) in [
+            (1, false, Chain::Greedy, 5),
+            (1, true, Chain::Default, 60),
+            (2, false, Chain::Full, 5),
+            (2, true, Chain::Greedy, 60),
+            (2, true, Chain::Mirostat, 1),
+        ] {
+            let setup = Setup { ty, kv_type, threads, valve, chain, prompt };
             assert_eq!(first_allocation(&setup), None, "{setup:?}: (step, requests)");
             steps += CONTEXT - prompt as usize;
         }

@@ -6,7 +6,26 @@ use cotvalve::quant::{self, encode};
 use cotvalve::tensor::TensorType;
 use half::f16;
 
-const QUANTIZED: [TensorType; 3] = [TensorType::Q4_0, TensorType::Q4_1, TensorType::Q8_0];
+/// Every type of blocks, and where its blocks have F16 scales.
+const QUANTIZED: [(TensorType, &[usize]); 8] = [
+    (TensorType::Q4_0, &[0]),
+    (TensorType::Q4_1, &[0, 2]),
+    (TensorType::Q5_0, &[0]),
+    (TensorType::Q5_1, &[0, 2]),
+    (TensorType::Q8_0, &[0]),
+    (TensorType::Q4K, &[0, 2]),
+    (TensorType::Q5K, &[0, 2]),
+    (TensorType::Q6K, &[208]),
+];
+
+fn scales_of(ty: TensorType) -> &'static [usize] {
+    QUANTIZED.iter().find(|(t, _)| *t == ty).unwrap().1
+}
+
+/// `blocks` blocks of 32 values, in whole blocks of the type.
+fn columns(ty: TensorType, blocks: usize) -> usize {
+    (32 * blocks).next_multiple_of(ty.block_len())
+}
 
 /// A xorshift generator: tests need the same numbers on every machine, nothing more.
 struct Numbers(u64);
@@ -38,16 +57,15 @@ impl Numbers {
             return bytes;
         }
         let mut bytes: Vec<u8> = (0..ty.row_bytes(values).unwrap()).map(|_| (self.bits() >> 32) as u8).collect();
-        let halves = if ty == TensorType::Q4_1 { 2 } else { 1 };
         for block in bytes.chunks_exact_mut(ty.block_bytes()) {
-            for half in block[..2 * halves].chunks_exact_mut(2) {
+            for at in scales_of(ty) {
                 let scale = match self.bits() >> 32 & 15 {
                     0 => f16::from_bits(self.bits() as u16 & 0x83ff),
                     1 => f16::MAX,
                     2 => f16::NEG_ZERO,
                     _ => f16::from_f32(self.float()),
                 };
-                half.copy_from_slice(&scale.to_le_bytes());
+                block[*at..at + 2].copy_from_slice(&scale.to_le_bytes());
             }
         }
         bytes
@@ -99,8 +117,8 @@ fn check_int8(ty: TensorType, data: &[u8], cols: usize, x: &Acts) {
 #[test]
 fn int8_has_the_bits_of_the_truth_for_every_shape() {
     let mut numbers = Numbers(1);
-    for ty in QUANTIZED {
-        for cols in [32, 64, 576, 1536] {
+    for (ty, _) in QUANTIZED {
+        for cols in [1, 2, 18, 48].map(|blocks| columns(ty, blocks)) {
             for n in [1, 7, 8, 9, 15, 16, 17, 31, 40] {
                 let data = numbers.weights(ty, n * cols);
                 for m in [1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33] {
@@ -115,7 +133,7 @@ fn int8_has_the_bits_of_the_truth_for_every_shape() {
 #[test]
 fn int8_many_rows_pass_the_cache_in_chunks() {
     let mut numbers = Numbers(2);
-    for ty in QUANTIZED {
+    for (ty, _) in QUANTIZED {
         // The second is a row that no chunk holds.
         for (cols, m) in [(8192, 77), (458_752, 4)] {
             let data = numbers.weights(ty, 17 * cols);
@@ -127,19 +145,18 @@ fn int8_many_rows_pass_the_cache_in_chunks() {
 
 #[test]
 fn int8_extreme_quants_meet_extreme_activations() {
-    for ty in QUANTIZED {
-        let size = ty.block_bytes();
-        let quants = if ty == TensorType::Q4_1 { 4 } else { 2 };
+    for (ty, _) in QUANTIZED {
+        let (size, cols) = (ty.block_bytes(), columns(ty, 2));
         for fill in [0x00, 0x80, 0x7f, 0x81, 0xff, 0x0f, 0xf0] {
-            let mut data = vec![fill; 24 * 2 * size];
+            let mut data = vec![fill; 24 * cols / ty.block_len() * size];
             for block in data.chunks_exact_mut(size) {
-                block[..quants].copy_from_slice(&[0x00, 0x3c, 0x00, 0x3c][..quants]);
+                scales_of(ty).iter().for_each(|at| block[*at..at + 2].copy_from_slice(&[0x00, 0x3c]));
             }
             for sign in [1.0, -1.0] {
                 for m in [1, 6] {
-                    let mut x = Acts::new(m, 64);
-                    x.rows_mut().for_each(|row| act::quantize(&[sign; 64], row));
-                    check_int8(ty, &data, 64, &x);
+                    let mut x = Acts::new(m, cols);
+                    x.rows_mut().for_each(|row| act::quantize(&vec![sign; cols], row));
+                    check_int8(ty, &data, cols, &x);
                 }
             }
         }
@@ -164,8 +181,9 @@ fn int8_infinite_scales_and_nan_activations_stay_in_their_rows() {
 
 #[test]
 fn int8_rows_do_not_depend_on_the_rows_beside_them() {
-    let (cols, m, mut numbers, mut scratch) = (576, 21, Numbers(4), Scratch::default());
-    for ty in QUANTIZED {
+    let (m, mut numbers, mut scratch) = (21, Numbers(4), Scratch::default());
+    for (ty, _) in QUANTIZED {
+        let cols = columns(ty, 18);
         let data = numbers.weights(ty, 40 * cols);
         let w = Rows { ty, data: &data, cols };
         let x: Vec<Vec<f32>> = (0..m).map(|_| numbers.floats(cols)).collect();
@@ -217,7 +235,7 @@ fn quantized_activations_have_the_bits_of_the_truth() {
 fn float_has_the_bits_of_the_truth_for_every_shape() {
     let (mut numbers, mut scratch) = (Numbers(6), Scratch::default());
     for ty in TensorType::ALL {
-        for cols in [1, 15, 16, 17, 32, 64, 100, 576].into_iter().filter(|c| c % ty.block_len() == 0) {
+        for cols in [1, 15, 16, 17, 32, 64, 100, 576, 768].into_iter().filter(|c| c % ty.block_len() == 0) {
             for (n, m) in [(1, 1), (3, 2), (4, 3), (9, 4), (17, 7), (40, 1)] {
                 let (data, x) = (numbers.weights(ty, n * cols), numbers.floats(m * cols));
                 let w = Rows { ty, data: &data, cols };

@@ -151,6 +151,34 @@ fn a_prompt_may_open_the_thought() {
 }
 
 #[test]
+fn a_saved_session_knows_where_it_is_in_its_thought() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("session.gguf");
+    let engine = thinking(None);
+    let valve = attach(&engine);
+    for (prompt, answer) in [("why", "<think>a b</think>c<think>d"), ("why<think>\n", "a</think>b")] {
+        let (prompt, answer) = (encode(&engine, prompt), encode(&engine, answer));
+        let mut whole = session(&engine, &valve, ALPHA);
+        whole.prompt(&prompt).unwrap();
+        whole.extend(&answer).unwrap();
+        let expected = whole.openings(&valve);
+        assert!(expected.contains(&ALPHA) && expected.contains(&0.0));
+        drop(whole);
+        for cut in 0..answer.len() {
+            let mut saved = session(&engine, &valve, ALPHA);
+            saved.prompt(&prompt).unwrap();
+            saved.extend(&answer[..cut]).unwrap();
+            saved.save(&path, "").unwrap();
+            drop(saved);
+            let mut loaded = session(&engine, &valve, ALPHA);
+            loaded.load(&path).unwrap();
+            loaded.extend(&answer[cut..]).unwrap();
+            assert_eq!(loaded.openings(&valve), expected, "saved after {cut} tokens");
+        }
+    }
+}
+
+#[test]
 fn a_thought_that_is_not_closed_stays_open() {
     let engine = thinking(None);
     let valve = attach(&engine);

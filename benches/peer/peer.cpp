@@ -8,7 +8,8 @@
 //   bench       [--pp N] [--tg N]                  tokens/s of one prefill of N and of N single-token steps
 //   bench-serve                                    the same, asked for on stdin: "pp N", "tg N", "quit"
 //   load        -p TEXT                            the first greedy token after TEXT, as soon as it is known
-//   requantize  --out FILE --type T --embd T       T: f32 f16 q4_0 q4_1 q8_0; norms stay f32
+//   requantize  --out FILE --type T --embd T       T: f32 f16 q4_0 q4_1 q5_0 q5_1 q8_0 q4_k_m
+//                                                  q5_k_m q6_k; norms stay f32
 //
 // Settings: -t THREADS (2)  --fa on|off|auto (auto)  --kv f32|f16 (f16)  -c N_CTX (1024)  -b N_BATCH (2048)
 //   -ub N_UBATCH (512)  --repack on|off (on)  --lora FILE=SCALE (repeatable)
@@ -367,7 +368,12 @@ void requantize(const Options & o) {
         {"f16", {LLAMA_FTYPE_MOSTLY_F16, GGML_TYPE_F16}},
         {"q4_0", {LLAMA_FTYPE_MOSTLY_Q4_0, GGML_TYPE_Q4_0}},
         {"q4_1", {LLAMA_FTYPE_MOSTLY_Q4_1, GGML_TYPE_Q4_1}},
+        {"q5_0", {LLAMA_FTYPE_MOSTLY_Q5_0, GGML_TYPE_Q5_0}},
+        {"q5_1", {LLAMA_FTYPE_MOSTLY_Q5_1, GGML_TYPE_Q5_1}},
         {"q8_0", {LLAMA_FTYPE_MOSTLY_Q8_0, GGML_TYPE_Q8_0}},
+        {"q4_k_m", {LLAMA_FTYPE_MOSTLY_Q4_K_M, GGML_TYPE_Q6_K}},
+        {"q5_k_m", {LLAMA_FTYPE_MOSTLY_Q5_K_M, GGML_TYPE_Q6_K}},
+        {"q6_k", {LLAMA_FTYPE_MOSTLY_Q6_K, GGML_TYPE_Q6_K}},
     };
     auto params = llama_model_quantize_default_params();
     params.nthread = o.threads;

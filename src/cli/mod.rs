@@ -1,12 +1,16 @@
 //! The `valve` program, a thin layer over the library.
 
+mod alpha;
 mod bench_serve;
 mod chat;
+mod convert;
 mod dial;
 mod fetch;
 mod inspect;
 mod logits;
+mod merge;
 mod options;
+mod override_kv;
 mod pull;
 mod run;
 mod sampling;
@@ -14,7 +18,6 @@ mod tokenize;
 
 use clap::{Parser, Subcommand};
 use cotvalve::error::{Error, Result};
-use cotvalve::model::Model;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -36,6 +39,10 @@ enum Command {
     Pull(pull::Pull),
     /// Show what a GGUF file holds
     Inspect(inspect::Inspect),
+    /// Make a GGUF adapter of a PEFT folder, or the reverse
+    Convert(convert::Convert),
+    /// Write a model with adapters in its weights
+    Merge(merge::Merge),
     /// Show the tokens of a text
     Tokenize(tokenize::Tokenize),
     /// Write the logits of a text
@@ -52,10 +59,9 @@ impl Cli {
             Command::Chat(command) => command.run(),
             Command::Pull(command) => command.run(),
             Command::Inspect(command) => command.run(),
-            Command::Tokenize(command) => {
-                let model = Model::open(command.model_path()?)?;
-                command.run(model.tokenizer())
-            }
+            Command::Convert(command) => command.run(),
+            Command::Merge(command) => command.run(),
+            Command::Tokenize(command) => command.run(),
             Command::Logits(command) => command.run(),
             Command::BenchServe(command) => command.run(),
         }
@@ -63,7 +69,7 @@ impl Cli {
 }
 
 /// llama.cpp's long names with one dash, as its users type them.
-const ONE_DASH: [&str; 5] = ["-ctk", "-ctv", "-sys", "-hf", "-ngl"];
+const ONE_DASH: [&str; 6] = ["-ctk", "-ctv", "-sys", "-hf", "-ngl", "-jf"];
 
 /// The program's arguments, with those names given the dash that the parser wants.
 pub fn arguments() -> impl Iterator<Item = std::ffi::OsString> {

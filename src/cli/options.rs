@@ -1,10 +1,11 @@
 //! Arguments that several subcommands share, and what they make.
 
-use super::dial::{parse_dial, parse_lora};
-use super::pull;
+use super::alpha::AlphaArgs;
+use super::dial::{PartDials, parse_lora, parse_valve};
+use super::{override_kv, pull};
 use clap::Args;
 use cotvalve::backend::Precision;
-use cotvalve::engine::{Engine, EngineOptions, Session, Valve};
+use cotvalve::engine::{Engine, EngineOptions, Overflow, Valve};
 use cotvalve::error::{Error, Result};
 use cotvalve::model::Model;
 use cotvalve::tensor::TensorType;
@@ -19,15 +20,17 @@ pub struct ModelArgs {
     /// Model file (GGUF); without it the default model is pulled once and used with its bundled valve
     #[arg(short, long, value_name = "FILE")]
     model: Option<PathBuf>,
+    /// Sets a key of the model file; TYPE is int, float, bool or str; repeatable
+    #[arg(long, value_name = "KEY=TYPE:VALUE")]
+    override_kv: Vec<String>,
     /// Adapter that stays as it is, at SCALE (1 if not given); repeatable
     #[arg(long, value_name = "FILE[:SCALE]")]
     lora: Vec<String>,
-    /// Adapter that --alpha turns; repeatable
-    #[arg(long, value_name = "FILE")]
-    valve: Vec<PathBuf>,
-    /// Opening of the valves: a number (0 = base model, 1 = as trained), or steps `TOKEN=ALPHA,...`
-    #[arg(long, value_name = "ALPHA", default_value = "0", allow_hyphen_values = true)]
-    alpha: String,
+    /// Adapter that --alpha turns, or an ALPHA of its own; repeatable
+    #[arg(long, value_name = "FILE[:ALPHA]")]
+    valve: Vec<String>,
+    #[command(flatten)]
+    alpha: AlphaArgs,
     /// Which tokens the valves act on
     #[arg(long, value_enum, default_value = "all")]
     scope: ScopeArg,
@@ -37,19 +40,26 @@ pub struct ModelArgs {
     /// Context in tokens; 0 takes the model's own
     #[arg(short = 'c', long = "ctx-size", value_name = "N", default_value_t = 4096)]
     context: usize,
+    /// Go on when the context is full: forget the older half of all tokens but the kept ones
+    #[arg(long)]
+    context_shift: bool,
+    /// With --context-shift: how many tokens at the start stay; -1 keeps the prompt
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    keep: i64,
     /// Prompt tokens computed at once
     #[arg(short, long = "batch-size", value_name = "N", default_value_t = EngineOptions::default().batch)]
     batch: usize,
-    /// Type of cached keys and values
-    #[arg(long = "cache-type", visible_alias = "kv", value_enum, default_value = "f16")]
-    kv: KvArg,
+    /// Type of cached keys and values, both the same
+    #[arg(long = "cache-type", visible_aliases = ["kv", "ctk", "ctv"], value_enum)]
+    kv: Vec<KvArg>,
     /// How weights meet activations: int8 is fast, float is the truth
     #[arg(long, value_enum, default_value = "int8")]
     precision: PrecisionArg,
 }
 
+/// A [`Scope`], by name.
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum ScopeArg {
+pub enum ScopeArg {
     All,
     Generation,
     Think,
@@ -59,6 +69,8 @@ enum ScopeArg {
 enum KvArg {
     F16,
     F32,
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -67,34 +79,54 @@ enum PrecisionArg {
     Float,
 }
 
+impl ScopeArg {
+    pub fn scope(self) -> Scope {
+        match self {
+            Self::All => Scope::All,
+            Self::Generation => Scope::Generation,
+            Self::Think => Scope::Think,
+        }
+    }
+}
+
 /// An engine with its adapters, and how the dials stand.
 pub struct Loaded {
     pub engine: Engine,
     /// Adapters that stay, with their scales.
-    loras: Vec<(Valve, f32)>,
+    pub loras: Vec<(Valve, f32)>,
     /// Adapters that α turns.
     pub valves: Vec<Valve>,
+    /// Turns the valves, but for those with a dial of their own and for parts.
     pub dial: Dial,
+    /// A valve's own dial, if it has one.
+    pub own: Vec<Option<Dial>>,
+    /// Dials of parts of every valve.
+    pub parts: PartDials,
     pub scope: Scope,
+    /// What a full context does.
+    pub overflow: Overflow,
 }
 
 impl ModelArgs {
     /// Opens the model, pulling the default one if none is named, and attaches the adapters.
     pub fn load(&self) -> Result<Loaded> {
-        let dial = parse_dial(&self.alpha)?;
+        let (dial, parts) = self.alpha.parse()?;
+        let overflow = self.overflow()?;
         let mut loras = self.lora.iter().map(|s| parse_lora(s)).collect::<Result<Vec<_>>>()?;
-        let mut valves = self.valve.clone();
+        let mut valves: Vec<_> = self.valve.iter().map(|s| parse_valve(s)).collect();
         let path = match &self.model {
             Some(path) => path.clone(),
             None => {
                 let pulled = pull::ensure(DEFAULT_MODEL, false)?;
                 if loras.is_empty() && valves.is_empty() {
-                    (loras, valves) = (pulled.loras, pulled.valves);
+                    loras = pulled.loras;
+                    valves = pulled.valves.into_iter().map(|path| (path, None)).collect();
                 }
                 pulled.path
             }
         };
-        let engine = Engine::new(Model::open(path)?, &self.options())?;
+        let model = Model::new(override_kv::open(&path, &self.override_kv)?)?;
+        let engine = Engine::new(model, &self.options()?)?;
         let attach = |path: &PathBuf| {
             let valve = engine.attach(path)?;
             for name in valve.adapter().ignored() {
@@ -103,46 +135,57 @@ impl ModelArgs {
             Ok::<_, Error>(valve)
         };
         let loras = loras.iter().map(|(path, scale)| Ok((attach(path)?, *scale))).collect::<Result<_>>()?;
-        let valves = valves.iter().map(attach).collect::<Result<_>>()?;
-        let scope = match self.scope {
-            ScopeArg::All => Scope::All,
-            ScopeArg::Generation => Scope::Generation,
-            ScopeArg::Think => Scope::Think,
-        };
-        Ok(Loaded { engine, loras, valves, dial, scope })
+        let own = valves.iter().map(|(_, dial)| dial.clone()).collect();
+        let valves = valves.iter().map(|(path, _)| attach(path)).collect::<Result<_>>()?;
+        let scope = self.scope.scope();
+        let loaded = Loaded { engine, loras, valves, dial, own, parts, scope, overflow };
+        loaded.check_parts()?;
+        Ok(loaded)
     }
 
-    fn options(&self) -> EngineOptions {
-        EngineOptions {
+    fn overflow(&self) -> Result<Overflow> {
+        let keep = match self.keep {
+            -1 => None,
+            keep => Some(usize::try_from(keep).map_err(|_| Error::Argument {
+                name: "keep",
+                reason: format!("{keep} is neither a number of tokens nor -1"),
+            })?),
+        };
+        Ok(if self.context_shift { Overflow::Shift { keep } } else { Overflow::Fail })
+    }
+
+    fn options(&self) -> Result<EngineOptions> {
+        Ok(EngineOptions {
             threads: self.threads,
             context: self.context,
             sessions: 1,
             batch: self.batch,
-            kv_type: match self.kv {
-                KvArg::F16 => TensorType::F16,
-                KvArg::F32 => TensorType::F32,
-            },
+            kv_type: self.kv_type()?,
             precision: match self.precision {
                 PrecisionArg::Int8 => Precision::Int8,
                 PrecisionArg::Float => Precision::Float,
             },
+        })
+    }
+
+    /// The type that -ctk and -ctv agree on.
+    fn kv_type(&self) -> Result<TensorType> {
+        let types = self.kv.iter().map(|kv| match kv {
+            KvArg::F16 => TensorType::F16,
+            KvArg::F32 => TensorType::F32,
+            KvArg::Q8_0 => TensorType::Q8_0,
+        });
+        let first = types.clone().next().unwrap_or(EngineOptions::default().kv_type);
+        if types.into_iter().any(|ty| ty != first) {
+            return Err(Error::Argument { name: "cache-type", reason: "keys and values are of one type".into() });
         }
+        Ok(first)
     }
 }
 
 impl Loaded {
-    /// A session with every dial set.
-    pub fn session(&self) -> Result<Session> {
-        let mut session = self.engine.session();
-        for (lora, scale) in &self.loras {
-            session.set(lora, Dial::constant(*scale)?, Scope::All)?;
-        }
-        self.turn(&mut session)?;
-        Ok(session)
-    }
-
-    /// Sets the valves' dials to where they stand now.
-    pub fn turn(&self, session: &mut Session) -> Result<()> {
-        self.valves.iter().try_for_each(|valve| session.set(valve, self.dial.clone(), self.scope))
+    /// Tokens that a timeline can come to have in all.
+    pub fn longest(&self) -> usize {
+        if self.overflow == Overflow::Fail { self.engine.context() } else { usize::MAX }
     }
 }

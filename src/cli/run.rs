@@ -4,8 +4,11 @@ use super::options::{Loaded, ModelArgs};
 use super::sampling::SamplingArgs;
 use clap::Args;
 use cotvalve::chat::Message;
-use cotvalve::engine::{Session, Stop};
+use cotvalve::engine::{Session, Stop, Valve};
 use cotvalve::error::{Error, Result};
+use cotvalve::model::Model;
+use cotvalve::sampler::Logprobs;
+use cotvalve::valve::Part;
 use serde_json::{Value, json};
 use std::io::Read;
 use std::path::PathBuf;
@@ -38,6 +41,8 @@ pub struct Run {
 struct Answer {
     text: String,
     ids: Vec<u32>,
+    /// One for each id, if they were asked for.
+    logprobs: Vec<Logprobs>,
     stop: &'static str,
     /// The one that was used, though none may have been given.
     seed: u64,
@@ -61,7 +66,7 @@ impl Run {
             model.tokenizer().encode(&model.render_chat(&messages)?, true, true)?
         };
         let mut session = loaded.session()?;
-        let answer = self.generate(&mut session, &prompt, loaded.engine.context())?;
+        let answer = self.generate(&mut session, &prompt, loaded.longest())?;
         if self.json {
             super::print(&format!("{:#}\n", report(&answer, &prompt, &loaded, &session, load)))?;
         }
@@ -83,16 +88,17 @@ impl Run {
         }
     }
 
-    fn generate(&self, session: &mut Session, prompt: &[u32], context: usize) -> Result<Answer> {
+    fn generate(&self, session: &mut Session, prompt: &[u32], longest: usize) -> Result<Answer> {
         let cancel = session.cancel_handle();
         super::on_interrupt(move || cancel.cancel());
         let started = Instant::now();
         let cached = session.prompt(prompt)?;
-        let limit = self.sampling.limit(prompt.len(), context)?;
+        let limit = self.sampling.limit(prompt.len(), longest)?;
         let sampling = self.sampling.sampling();
         let mut answer = Answer {
             text: String::new(),
             ids: Vec::new(),
+            logprobs: Vec::new(),
             stop: "limit",
             seed: sampling.seed,
             cached,
@@ -111,8 +117,11 @@ impl Run {
                 event => event?,
             };
             answer.ids.push(event.token);
-            if event.stop == Some(Stop::End) {
-                answer.stop = "end";
+            answer.logprobs.extend(event.logprobs);
+            match event.stop {
+                Some(Stop::End) => answer.stop = "end",
+                Some(Stop::Text) => answer.stop = "text",
+                Some(Stop::Limit) | None => {}
             }
             if !self.json {
                 super::print(&event.text)?;
@@ -132,11 +141,8 @@ fn report(answer: &Answer, prompt: &[u32], loaded: &Loaded, session: &Session, l
     let rate = |n: usize, d: Duration| if d.is_zero() { 0.0 } else { n as f64 / d.as_secs_f64() };
     let computed = prompt.len() - answer.cached;
     let steps = answer.ids.len().saturating_sub(1);
-    let openings = loaded.valves.iter().map(|valve| {
-        let file = valve.adapter().path().display().to_string();
-        json!({ "valve": file, "used": runs(&session.openings(valve)) })
-    });
-    json!({
+    let openings = loaded.valves.iter().map(|valve| openings(valve, session));
+    let mut report = json!({
         "text": answer.text,
         "ids": answer.ids,
         "stop": answer.stop,
@@ -151,7 +157,39 @@ fn report(answer: &Answer, prompt: &[u32], loaded: &Loaded, session: &Session, l
             "predicted_per_second": rate(steps, answer.generation),
         },
         "openings": openings.collect::<Vec<_>>(),
-    })
+    });
+    if !answer.logprobs.is_empty() {
+        report["logprobs"] = logprobs(answer, loaded.engine.model());
+    }
+    report
+}
+
+/// OpenAI's and llama-server's shape, without the bytes: the drawn token and the likeliest, each with the logarithm
+/// of its probability.
+fn logprobs(answer: &Answer, model: &Model) -> Value {
+    let entry = |id: u32, logprob: f32| {
+        // JSON has no −∞; OpenAI's API writes this number for it.
+        let logprob = super::inspect::float(logprob.max(-9999.0));
+        json!({ "id": id, "token": model.tokenizer().piece(id).unwrap_or_default(), "logprob": logprob })
+    };
+    let tokens = answer.ids.iter().zip(&answer.logprobs).map(|(id, logprobs)| {
+        let mut drawn = entry(*id, logprobs.token);
+        drawn["top_logprobs"] = logprobs.top.iter().map(|(id, logprob)| entry(*id, *logprob)).collect();
+        drawn
+    });
+    tokens.collect()
+}
+
+/// What a valve had: `used` by all of it, or where dials differ `parts` with what each used.
+fn openings(valve: &Valve, session: &Session) -> Value {
+    let file = valve.adapter().path().display().to_string();
+    let parts = valve.adapter().parts().iter().map(|part| (part, session.openings_of(valve, *part)));
+    let parts: Vec<_> = parts.collect();
+    if parts.iter().all(|(_, used)| *used == parts[0].1) {
+        return json!({ "valve": file, "used": runs(&parts[0].1) });
+    }
+    let part = |(part, used): &(&Part, Vec<f32>)| json!({ "layer": part.layer, "group": part.group.to_string(), "used": runs(used) });
+    json!({ "valve": file, "parts": parts.iter().map(part).collect::<Vec<_>>() })
 }
 
 /// `[{"alpha": α, "tokens": n}, ...]`: how long each opening held, in order.

@@ -1,7 +1,7 @@
 //! Attention over a paged cache of keys and values.
 
 use super::simd::{Kernels, Rows};
-use super::{fits, ops};
+use super::{columns, fits, ops};
 use crate::backend::{CacheSpec, PageId};
 use crate::error::{Error, Result};
 use crate::tensor::TensorType;
@@ -13,37 +13,41 @@ const MAX_ROW_BYTES: usize = 4096;
 /// Keys, values, and what each thread works in.
 ///
 /// One head's part of a page is contiguous: keys as `[layer][page][kv_head][head_dim][position]`, values as
-/// `[layer][page][kv_head][position][head_dim]`. So both halves of attention are sums of scaled rows, with
+/// `[layer][page][kv_head][position][head_dim]`, in Q8_0 with blocks of 32 along head_dim in both. So both halves of attention are sums of scaled rows, with
 /// positions in lanes for the scores and values in lanes for the output, and never a sum across lanes.
 pub struct Cache {
-    keys: Vec<u8>,
-    values: Vec<u8>,
-    spec: CacheSpec,
-    /// Bytes of a value; of one head's part of a page.
-    size: usize,
-    part: usize,
+    pub(super) keys: Vec<u8>,
+    pub(super) values: Vec<u8>,
+    pub(super) spec: CacheSpec,
+    /// Bytes of one head's key or value; of its part of a page.
+    pub(super) row_bytes: usize,
+    pub(super) part: usize,
     rooms: Vec<Mutex<Room>>,
 }
 
 impl Cache {
     /// A zeroed cache. The system commits its memory as positions are first written.
     pub fn new(spec: &CacheSpec, threads: usize) -> Result<Self> {
-        if !matches!(spec.ty, TensorType::F32 | TensorType::F16) {
-            return Err(Error::argument("cache type", format!("{} is neither f32 nor f16", spec.ty)));
+        if !matches!(spec.ty, TensorType::F32 | TensorType::F16 | TensorType::Q8_0) {
+            return Err(Error::argument("cache type", format!("{} is none of f32, f16 and q8_0", spec.ty)));
         }
-        let size = spec.ty.block_bytes();
-        if spec.head_dim * size > MAX_ROW_BYTES {
+        let Some(row_bytes) = spec.ty.row_bytes(spec.head_dim) else {
+            let (ty, block, head) = (spec.ty, spec.ty.block_len(), spec.head_dim);
+            return Err(Error::argument("cache type", format!("{ty} has blocks of {block} values, heads have {head}")));
+        };
+        if row_bytes > MAX_ROW_BYTES {
             return Err(Error::argument("head size", format!("{} is more than a cache row holds", spec.head_dim)));
         }
-        let counts = [spec.head_dim, spec.page_len, spec.layers, spec.pages, spec.kv_heads];
-        let bytes = counts.into_iter().try_fold(size, usize::checked_mul).filter(|b| *b <= isize::MAX as usize / 2);
+        let counts = [spec.page_len, spec.layers, spec.pages, spec.kv_heads];
+        let bytes =
+            counts.into_iter().try_fold(row_bytes, usize::checked_mul).filter(|b| *b <= isize::MAX as usize / 2);
         let Some(bytes) = bytes.filter(|b| fits::<u8>(2 * b)) else {
             let reason = format!("no memory for the cache of {} tokens", spec.pages.saturating_mul(spec.page_len));
             return Err(Error::argument("context", reason));
         };
         let rooms = (0..threads).map(|_| Mutex::default()).collect();
-        let part = size * spec.head_dim * spec.page_len;
-        Ok(Self { keys: vec![0; bytes], values: vec![0; bytes], spec: *spec, size, part, rooms })
+        let part = row_bytes * spec.page_len;
+        Ok(Self { keys: vec![0; bytes], values: vec![0; bytes], spec: *spec, row_bytes, part, rooms })
     }
 
     /// Pages of all sequences together.
@@ -66,7 +70,7 @@ impl Cache {
     }
 
     /// Where one head's part of a page starts, in bytes.
-    fn start(&self, layer: usize, page: PageId, kv_head: usize) -> usize {
+    pub(super) fn start(&self, layer: usize, page: PageId, kv_head: usize) -> usize {
         ((layer * self.spec.pages + page as usize) * self.spec.kv_heads + kv_head) * self.part
     }
 
@@ -74,17 +78,14 @@ impl Cache {
     pub fn store(&mut self, kernels: &Kernels, layer: usize, table: &[PageId], position: u32, [k, v]: [&[f32]; 2]) {
         let CacheSpec { page_len, head_dim, ty, .. } = self.spec;
         let (page, slot) = (table[position as usize / page_len], position as usize % page_len);
-        let row_bytes = head_dim * self.size;
+        let row_bytes = self.row_bytes;
         let mut encoded = [0; MAX_ROW_BYTES];
         for (head, (k, v)) in k.chunks_exact(head_dim).zip(v.chunks_exact(head_dim)).enumerate() {
             let start = self.start(layer, page, head);
             kernels.narrow(ty, v, &mut self.values[start + slot * row_bytes..][..row_bytes]);
-            let columns = self.keys[start..start + self.part].chunks_exact_mut(page_len * self.size);
             let encoded = &mut encoded[..row_bytes];
             kernels.narrow(ty, k, encoded);
-            for (column, value) in columns.zip(encoded.chunks_exact(self.size)) {
-                column[slot * self.size..][..self.size].copy_from_slice(value);
-            }
+            columns::put(ty, encoded, slot, page_len, &mut self.keys[start..start + self.part]);
         }
     }
 
@@ -103,7 +104,8 @@ impl Cache {
         room.scores.fill(0.0);
         room.page.resize(head_dim * page_len, 0.0);
         for (page, start) in task.pages(positions, page_len) {
-            kernels.widen(ty, &self.keys[self.start(task.layer, page, task.kv_head)..][..self.part], &mut room.page);
+            let keys = &self.keys[self.start(task.layer, page, task.kv_head)..][..self.part];
+            columns::widen(kernels, ty, keys, page_len, &mut room.page);
             let keys = Rows { ty: TensorType::F32, data: bytemuck::cast_slice(&room.page), cols: page_len };
             for (i, scores) in room.scores.chunks_exact_mut(ld).enumerate() {
                 let q = &task.q[task.at(i, head_dim)..][..head_dim];
@@ -119,7 +121,7 @@ impl Cache {
             let filled = page_len.min(positions - start);
             let wide = &mut room.page[..filled * head_dim];
             let from = self.start(task.layer, page, task.kv_head);
-            kernels.widen(ty, &self.values[from..][..wide.len() * self.size], wide);
+            kernels.widen(ty, &self.values[from..][..filled * self.row_bytes], wide);
             let values = Rows { ty: TensorType::F32, data: bytemuck::cast_slice(wide), cols: head_dim };
             for (i, weights) in room.scores.chunks_exact(ld).enumerate() {
                 let end = (start + filled).min(task.len_of(i)).max(start);

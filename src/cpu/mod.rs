@@ -8,7 +8,9 @@
 //! in regions of their own.
 
 mod attend;
+mod columns;
 mod ops;
+mod pages;
 mod pool;
 mod project;
 pub mod simd;
@@ -260,6 +262,21 @@ impl Backend for Cpu {
 
     fn cache(&self, spec: &CacheSpec) -> Result<Cache> {
         Cache::new(spec, self.pool.threads())
+    }
+
+    fn copy_page(&mut self, cache: &mut Cache, from: PageId, to: PageId) -> Result<()> {
+        cache.copy_page(from, to);
+        Ok(())
+    }
+
+    fn read_page(&mut self, cache: &Cache, page: PageId, out: &mut [u8]) -> Result<()> {
+        cache.read_page(page, out);
+        Ok(())
+    }
+
+    fn write_page(&mut self, cache: &mut Cache, page: PageId, data: &[u8]) -> Result<()> {
+        cache.write_page(page, data);
+        Ok(())
     }
 
     fn embed(&mut self, h: &mut Buf, table: &Fan) -> Result<()> {

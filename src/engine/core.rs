@@ -1,12 +1,16 @@
 //! The step: plan rows, run them, commit what came out.
 
+use super::prefix::publish;
 use super::sequence::Sequence;
+use super::session::Overflow;
 use super::thoughts::Thoughts;
-use crate::backend::{Batch, PageId, Span};
+use crate::backend::{Batch, PageId, Precision, Span};
 use crate::error::{Error, Result};
-use crate::kv::Pages;
+use crate::kv::{Fingerprints, PAGE_LEN, Pages};
 use crate::model::Stage;
+use crate::tensor::TensorType;
 use crate::valve::{Adapter, Part, Setting};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Names a sequence of an engine.
@@ -14,9 +18,10 @@ pub(super) type SequenceId = usize;
 
 /// All that the sessions of an engine share.
 pub(super) struct Core {
-    stage: Box<dyn Stage>,
-    pages: Pages,
-    sequences: Vec<Option<Sequence>>,
+    pub(super) stage: Box<dyn Stage>,
+    pub(super) pages: Pages,
+    pub(super) prints: Fingerprints,
+    pub(super) sequences: Vec<Option<Sequence>>,
     adapters: Vec<Arc<Adapter>>,
     /// What each column of the openings turns.
     slots: Vec<SlotKey>,
@@ -25,7 +30,7 @@ pub(super) struct Core {
     /// Which single row is planned first: another at every step, so that none waits for ever.
     first: usize,
     /// None if the model's chat template knows no thought.
-    thoughts: Option<Thoughts>,
+    pub(super) thoughts: Option<Thoughts>,
     pub limits: Limits,
 }
 
@@ -47,6 +52,8 @@ pub(super) struct Limits {
     /// Rows of a step whose logits may be wanted.
     pub outputs: usize,
     pub vocab: usize,
+    pub kv_type: TensorType,
+    pub precision: Precision,
 }
 
 /// A step's rows, in buffers that are used again.
@@ -89,6 +96,12 @@ impl Plan {
         self.owners.push(id);
     }
 
+    /// Counts `rows` of the plan as computed in their sequence.
+    fn record(&self, s: &mut Sequence, rows: Range<usize>, slots: usize) {
+        rows.clone().for_each(|row| s.used.push(&self.openings[row * slots..][..slots]));
+        s.computed += rows.len();
+    }
+
     fn batch(&self, slots: usize) -> Batch<'_> {
         Batch {
             tokens: &self.tokens,
@@ -106,9 +119,9 @@ impl Core {
     pub fn new(stage: Box<dyn Stage>, pages: usize, limits: Limits, thoughts: Option<Thoughts>) -> Self {
         // Tables grow while sequences are decoded, which allocates nothing.
         let plan = Plan { pages: Vec::with_capacity(pages), ..Plan::default() };
-        let (pages, logits) = (Pages::new(pages), Vec::new());
-        let (sequences, adapters, slots) = (Vec::new(), Vec::new(), Vec::new());
-        Self { stage, pages, sequences, adapters, slots, plan, logits, first: 0, thoughts, limits }
+        let (pages, prints) = (Pages::new(pages), Fingerprints::default());
+        let (sequences, adapters, slots, logits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { stage, pages, prints, sequences, adapters, slots, plan, logits, first: 0, thoughts, limits }
     }
 
     /// Attaches an adapter and returns its index and its first slot. What is computed stays, with the added slots
@@ -120,7 +133,12 @@ impl Core {
         self.adapters = adapters;
         self.sequences.iter_mut().flatten().for_each(|s| s.add_adapter(&adapter));
         let first = self.slots.len();
-        self.slots.extend(adapter.parts().iter().map(|part| SlotKey { adapter: *adapter.content_hash(), part: *part }));
+        for part in adapter.parts() {
+            let key = SlotKey { adapter: *adapter.content_hash(), part: *part };
+            self.slots.push(key);
+            let first_alike = self.slots.iter().position(|slot| *slot == key);
+            self.prints.add_slot(first_alike.unwrap_or_default() as u64);
+        }
         Ok((self.adapters.len() - 1, first))
     }
 
@@ -162,7 +180,7 @@ impl Core {
         self.sequences[id].as_mut().expect("a session outlived its sequence")
     }
 
-    fn check_token(&self, token: u32) -> Result<()> {
+    pub(super) fn check_token(&self, token: u32) -> Result<()> {
         let vocab = self.limits.vocab;
         if (token as usize) < vocab {
             return Ok(());
@@ -175,7 +193,7 @@ impl Core {
         self.check_token(token)?;
         let context = self.limits.context;
         let sequence = self.sequence(id);
-        if sequence.tokens.len() >= context {
+        if sequence.tokens.len() >= context && sequence.overflow == Overflow::Fail {
             return Err(Error::ContextFull { needed: sequence.tokens.len() + 1, capacity: context });
         }
         sequence.tokens.push(token);
@@ -197,26 +215,6 @@ impl Core {
         self.sequence(id).failed.take().map_or(Ok(()), Err)
     }
 
-    /// Makes the timeline of `id` the prompt `tokens`; returns how many of them are in the cache already.
-    pub fn prompt(&mut self, id: SequenceId, tokens: &[u32]) -> Result<usize> {
-        let context = self.limits.context;
-        if tokens.is_empty() {
-            return Err(Error::argument("prompt", "it has no tokens"));
-        }
-        tokens.iter().try_for_each(|token| self.check_token(*token))?;
-        if tokens.len() > context {
-            return Err(Error::ContextFull { needed: tokens.len(), capacity: context });
-        }
-        let Self { sequences, pages, thoughts, .. } = self;
-        let sequence = sequences[id].as_mut().expect("a session outlived its sequence");
-        if let Some(thoughts) = thoughts {
-            thoughts.begin(sequence, tokens);
-        }
-        sequence.replace(tokens);
-        pages.shrink(&mut sequence.pages, sequence.computed);
-        Ok(sequence.computed)
-    }
-
     /// Runs one step for every sequence that waits for a token: single rows first, then prompts, as many rows
     /// as fit. Sequences whose last row came out get their next token. One that is cancelled or has no room left
     /// fails alone, and is out of the step.
@@ -225,6 +223,7 @@ impl Core {
     /// A device's, which is that of every sequence in the step: none of them waits any more.
     pub fn step(&mut self) -> Result<()> {
         self.plan.clear();
+        self.shift_full();
         let mut room = self.limits.rows;
         let (count, first) = (self.sequences.len(), self.first);
         self.first = (first + 1) % count.max(1);
@@ -280,23 +279,25 @@ impl Core {
 
     /// Records the rows as computed and draws tokens for the sequences that are complete.
     fn commit(&mut self) {
-        let slots = self.slots.len();
         let mut logits = self.logits.chunks_exact(self.limits.vocab);
         for (span, id) in self.plan.spans.iter().zip(&self.plan.owners) {
             let Some(s) = self.sequences[*id].as_mut() else { continue };
-            let rows = span.rows.start as usize..span.rows.end as usize;
-            rows.clone().for_each(|row| s.used.push(&self.plan.openings[row * slots..][..slots]));
-            s.computed += rows.len();
+            self.plan.record(s, span.rows.start as usize..span.rows.end as usize, self.slots.len());
+            publish(s, &mut self.pages, &mut self.prints);
             s.wanted = s.pending() > 0;
             if s.wanted {
                 continue;
             }
             if let (Some(logits), Some(sampler)) = (logits.next(), s.sampler.as_mut()) {
-                let token = sampler.next(logits);
-                s.tokens.push(token);
-                s.mailbox.push_back(token);
-                if let Some(thoughts) = &self.thoughts {
-                    thoughts.drawn(s);
+                match sampler.next(logits, &s.tokens) {
+                    Ok(drawn) => {
+                        s.tokens.push(drawn.token);
+                        s.mailbox.push_back(drawn);
+                        if let Some(thoughts) = &self.thoughts {
+                            thoughts.drawn(s);
+                        }
+                    }
+                    Err(error) => s.fail(error),
                 }
             }
         }
@@ -318,9 +319,8 @@ impl Core {
         self.plan.outputs.extend(0..rows as u32);
         self.run()?;
         let s = self.sequences[id].as_mut().expect("a session outlived its sequence");
-        let slots = self.slots.len();
-        (0..rows).for_each(|row| s.used.push(&self.plan.openings[row * slots..][..slots]));
-        s.computed += rows;
+        self.plan.record(s, 0..rows, self.slots.len());
+        publish(s, &mut self.pages, &mut self.prints);
         std::mem::swap(&mut self.logits, logits);
         Ok(first)
     }
@@ -332,5 +332,8 @@ fn room_for(limits: &Limits, pages: &mut Pages, s: &mut Sequence, rows: usize) -
     if needed > limits.context {
         return Err(Error::ContextFull { needed, capacity: limits.context });
     }
-    pages.grow(&mut s.pages, needed)
+    pages.grow(&mut s.pages, needed)?;
+    let written = &s.pages[s.computed / PAGE_LEN..Pages::needed(needed)];
+    debug_assert!(written.iter().all(|page| pages.is_writable(*page)), "a page that others may read is not written");
+    Ok(())
 }

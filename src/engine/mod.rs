@@ -2,11 +2,14 @@
 
 mod core;
 mod openings;
+mod prefix;
+mod save;
 mod sequence;
 mod session;
 mod thoughts;
 
-pub use session::{Cancel, Event, Generation, Session, Stop};
+pub use crate::kv::CacheUse;
+pub use session::{Cancel, Event, Generation, Overflow, Session, Stop};
 
 use self::core::{Core, Limits};
 use self::thoughts::Thoughts;
@@ -15,6 +18,7 @@ use crate::cpu::Cpu;
 use crate::error::{Error, Result};
 use crate::kv::{PAGE_LEN, Pages};
 use crate::model::{Forward, Model, StageSpec, Weights};
+use crate::sampler::{Grammars, Sampler, Sampling};
 use crate::tensor::TensorType;
 use crate::valve::Adapter;
 use std::path::Path;
@@ -31,7 +35,7 @@ pub struct EngineOptions {
     pub sessions: usize,
     /// Rows of a step: how much of a prompt is computed at once.
     pub batch: usize,
-    /// Type of cached keys and values: F16 or F32.
+    /// Type of cached keys and values: F16, F32, or Q8_0 for models whose head size is a multiple of 32.
     pub kv_type: TensorType,
     pub precision: Precision,
 }
@@ -51,6 +55,7 @@ const MIN_OUTPUTS: usize = 64;
 #[derive(Clone)]
 pub struct Engine {
     model: Arc<Model>,
+    grammars: Arc<Grammars>,
     core: Arc<Mutex<Core>>,
 }
 
@@ -113,9 +118,10 @@ impl Engine {
         let weights = Arc::new(Weights::load(model.gguf(), config, &backend, progress)?);
         let spec = StageSpec { rows, outputs, pages, page_len: PAGE_LEN, kv_type: options.kv_type };
         let stage = Box::new(Forward::new(backend, config.clone(), weights, spec)?);
-        let limits = Limits { context, rows, outputs, vocab: config.vocab };
+        let EngineOptions { kv_type, precision, .. } = *options;
+        let limits = Limits { context, rows, outputs, vocab: config.vocab, kv_type, precision };
         let core = Arc::new(Mutex::new(Core::new(stage, pages, limits, Thoughts::of(&model))));
-        Ok(Self { model, core })
+        Ok(Self { model, grammars: Arc::default(), core })
     }
 
     pub fn model(&self) -> &Arc<Model> {
@@ -150,6 +156,27 @@ impl Engine {
     /// Files attached so far, in order.
     pub fn adapters(&self) -> Vec<Arc<Adapter>> {
         self.lock().adapters().to_vec()
+    }
+
+    /// # Errors
+    /// Those of [`Sampler::new`].
+    fn sampler(&self, sampling: &Sampling) -> Result<Sampler> {
+        Sampler::new(sampling, self.model.tokenizer(), &self.grammars)
+    }
+
+    /// What the pages of the cache are in use for.
+    pub fn cache_use(&self) -> CacheUse {
+        self.lock().pages.usage()
+    }
+
+    /// Checks the cache's books: that every page is held as often as it is counted, is in one place, and can be
+    /// found exactly where it should. For tests; it takes a look at every page.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn check_cache(&self) -> std::result::Result<(), String> {
+        let core = self.lock();
+        core.pages.audit(core.sequences.iter().flatten().map(|s| &s.pages[..]))
     }
 
     /// An empty timeline.

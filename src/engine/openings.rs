@@ -18,6 +18,11 @@ impl Openings {
         Self { slots, ids: Vec::with_capacity(tokens), rows: Vec::with_capacity(slots) }
     }
 
+    /// Columns of a row.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
     /// Tokens on record.
     pub fn len(&self) -> usize {
         self.ids.len()

@@ -1,11 +1,12 @@
 //! One timeline: its tokens, what of them is in the cache, and the openings they were computed with.
 
 use super::openings::Openings;
-use super::session::Cancel;
+use super::session::{Cancel, Overflow};
 use crate::backend::PageId;
 use crate::chat::ThoughtScanner;
 use crate::error::Error;
-use crate::sampler::Sampler;
+use crate::kv::PAGE_LEN;
+use crate::sampler::{Drawn, Sampler};
 use crate::valve::{Adapter, Origins, Part, Setting};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,16 +20,26 @@ pub(super) struct Sequence {
     /// Of every computed token: the openings as used, not as planned.
     pub used: Openings,
     pub origins: Origins,
+    /// Openings of the first positions, computed or not, where they are settled already: what was computed before a
+    /// part of the timeline was forgotten is computed again as it was.
+    pub settled: Openings,
+    /// Tokens that were forgotten to make room: how much older the timeline is than its positions say.
+    pub forgotten: usize,
+    pub overflow: Overflow,
     /// Follows the answer; none if the model's chat template knows no thought.
     pub scanner: Option<ThoughtScanner>,
     pub pages: Vec<PageId>,
+    /// How many of the pages, from the first on, can be found by other sequences.
+    pub published: usize,
+    /// Whether the pages after those must not be found: they came from a file, which may lie.
+    pub private: bool,
     /// One for each attached adapter, in the order of their slots.
     turns: Vec<Turn>,
     pub sampler: Option<Sampler>,
     /// Whether its owner waits for a token.
     pub wanted: bool,
     /// Tokens drawn and not yet fetched.
-    pub mailbox: VecDeque<u32>,
+    pub mailbox: VecDeque<Drawn>,
     /// Why it cannot go on, until its owner hears it.
     pub failed: Option<Error>,
     pub cancel: Cancel,
@@ -58,6 +69,11 @@ impl Sequence {
             computed: 0,
             used: Openings::new(slots, context),
             origins: Origins::default(),
+            settled: Openings::new(slots, 0),
+            forgotten: 0,
+            overflow: Overflow::default(),
+            published: 0,
+            private: false,
             scanner: None,
             pages: Vec::with_capacity(crate::kv::Pages::needed(context)),
             turns: adapters.iter().map(closed).collect(),
@@ -92,10 +108,15 @@ impl Sequence {
         self.turns[index] = Turn::new(setting, parts);
     }
 
-    /// Adds to `row` the openings, one a slot, that the settings propose for `position`; `alphas` is room to work in.
+    /// Adds to `row` the openings, one a slot, that are settled for `position`, or else those that the settings
+    /// propose; `alphas` is room to work in.
     pub fn propose(&self, position: usize, alphas: &mut Vec<f32>, row: &mut Vec<f32>) {
+        if position < self.settled.len() {
+            row.extend_from_slice(self.settled.row(position));
+            return;
+        }
         for Turn { setting, choices } in &self.turns {
-            setting.openings(position as u32, self.origins, alphas);
+            setting.openings((position + self.forgotten) as u32, self.origins, alphas);
             row.extend(choices.iter().map(|choice| alphas[*choice]));
         }
     }
@@ -104,6 +125,43 @@ impl Sequence {
     pub fn add_adapter(&mut self, adapter: &Adapter) {
         self.turns.push(Turn::new(Setting::default(), adapter.parts()));
         self.used.add_slots(adapter.parts().len());
+        self.settled.add_slots(adapter.parts().len());
+    }
+
+    /// The openings of `position` as used, or as settled for when it is computed.
+    pub fn known_row(&self, position: usize) -> Option<&[f32]> {
+        let record = [&self.used, &self.settled].into_iter().find(|record| position < record.len());
+        record.map(|record| record.row(position))
+    }
+
+    /// Counts the first `positions` tokens as computed, as the settings propose.
+    pub fn found(&mut self, positions: usize) {
+        let (mut alphas, mut row) = (Vec::new(), Vec::new());
+        for position in self.used.len()..positions {
+            row.clear();
+            self.propose(position, &mut alphas, &mut row);
+            self.used.push(&row);
+        }
+        self.computed = positions;
+    }
+
+    /// Counts no more than the first `positions` tokens as computed.
+    pub fn keep(&mut self, positions: usize) {
+        self.computed = positions;
+        self.used.truncate(positions);
+        self.published = self.published.min(positions / PAGE_LEN);
+        self.private &= positions > self.published * PAGE_LEN;
+    }
+
+    /// Forgets the `count` tokens after the first `keep`; what follows them is to be computed again, with the
+    /// openings it had.
+    pub fn forget_middle(&mut self, keep: usize, count: usize) {
+        let mut settled = Openings::new(self.used.slots(), self.tokens.len());
+        let rest = keep + count..self.used.len().max(self.settled.len());
+        (0..keep).chain(rest).filter_map(|position| self.known_row(position)).for_each(|row| settled.push(row));
+        self.settled = settled;
+        self.tokens.drain(keep..keep + count);
+        self.forgotten += count;
     }
 
     /// Makes the timeline `tokens`, all of them prompt, and keeps of the cache the longest prefix that has the
@@ -111,6 +169,8 @@ impl Sequence {
     /// anew, for its logits.
     pub fn replace(&mut self, tokens: &[u32]) {
         self.origins.generation = tokens.len() as u32;
+        self.settled.truncate(0);
+        self.forgotten = 0;
         let limit = self.computed.min(tokens.len().saturating_sub(1));
         let (mut alphas, mut row) = (Vec::new(), Vec::new());
         let same = |i: &usize| {
@@ -118,8 +178,8 @@ impl Sequence {
             self.propose(*i, &mut alphas, &mut row);
             tokens[*i] == self.tokens[*i] && self.used.row(*i) == row
         };
-        self.computed = (0..limit).take_while(same).count();
-        self.used.truncate(self.computed);
+        let same = (0..limit).take_while(same).count();
+        self.keep(same);
         self.tokens.clear();
         self.tokens.extend_from_slice(tokens);
         self.forget();

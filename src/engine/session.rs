@@ -3,7 +3,7 @@
 use super::core::{Core, SequenceId};
 use super::{Engine, Valve};
 use crate::error::{Error, Result};
-use crate::sampler::{Sampler, Sampling};
+use crate::sampler::{Drawn, Logprobs, Sampling, Stops};
 use crate::tokenizer::Decoder;
 use crate::valve::{Dial, Part, Scope, Setting};
 use std::sync::Arc;
@@ -31,6 +31,23 @@ impl Cancel {
     }
 }
 
+/// What becomes of a timeline that reaches the end of the context.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// The generation ends with [`Error::ContextFull`].
+    #[default]
+    Fail,
+    /// The first `keep` tokens stay (the prompt's, if `None`), the older half of the others is forgotten, and what
+    /// is left is computed again at its new positions, each token with the openings it had. So the answer goes on
+    /// as if the timeline had always been what it is then, and the cache is what its record says. (llama.cpp keeps
+    /// the old keys and values and turns the keys to their new positions; but these were computed from the tokens
+    /// that are forgotten, which no prompt could reproduce.) A dial goes on where it was.
+    ///
+    /// A prompt that is longer than the context loses its middle too: with `keep` given, its first `keep` tokens
+    /// stay and as many of its last as fill half of the other room.
+    Shift { keep: Option<usize> },
+}
+
 /// A timeline of tokens in an engine: a prompt and what was generated after it. Closed when dropped.
 pub struct Session {
     engine: Engine,
@@ -49,6 +66,10 @@ impl Session {
 
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    pub(super) fn id(&self) -> SequenceId {
+        self.id
     }
 
     /// Sets one dial for all parts of an attached adapter. It acts from the next row on, in mid-answer too; what is
@@ -79,25 +100,41 @@ impl Session {
         Ok(())
     }
 
-    /// Makes the timeline `tokens`, and keeps the cached prefix that has the same tokens and was computed with
-    /// the openings the dials now propose. Returns the number of tokens kept; the others are computed by the
-    /// next generation.
+    /// Says what happens at the end of the context.
     ///
     /// # Errors
-    /// [`Error::Argument`] for no tokens or one outside the vocabulary; [`Error::ContextFull`]. The timeline
-    /// is then unchanged.
+    /// [`Error::Argument`] if no token but the kept ones would fit.
+    pub fn set_overflow(&mut self, overflow: Overflow) -> Result<()> {
+        let mut core = self.engine.lock();
+        let context = core.limits.context;
+        if let Overflow::Shift { keep: Some(keep) } = overflow
+            && keep >= context
+        {
+            return Err(Error::argument("keep", format!("{keep} tokens of a context of {context}")));
+        }
+        core.sequence(self.id).overflow = overflow;
+        Ok(())
+    }
+
+    /// Makes the timeline `tokens`, and keeps what is in the cache of a prefix that has the same tokens and was
+    /// computed with the openings the dials now propose: this session's own, or whole pages of any other's, also of
+    /// sessions that are closed. Returns the number of tokens kept; the others are computed by the next generation.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for no tokens or one outside the vocabulary; [`Error::ContextFull`], unless
+    /// [`Overflow::Shift`] is set. The timeline is then unchanged.
     pub fn prompt(&mut self, tokens: &[u32]) -> Result<usize> {
         self.engine.lock().prompt(self.id, tokens)
     }
 
-    /// Draws at most `limit` tokens after the timeline. Tokens of the model's end set end it; they are part of
-    /// the timeline.
+    /// Draws at most `limit` tokens after the timeline. Tokens of the model's end set end it, and so does a text of
+    /// [`Sampling::stop`]; the tokens of both are part of the timeline.
     ///
     /// # Errors
     /// [`Error::Argument`] naming a sampling field out of range, or for a session without a prompt.
     pub fn generate(&mut self, sampling: &Sampling, limit: usize) -> Result<Generation<'_>> {
+        let sampler = self.engine.sampler(sampling)?;
         let mut core = self.engine.lock();
-        let sampler = Sampler::new(sampling.clone(), core.limits.vocab)?;
         let sequence = core.sequence(self.id);
         if sequence.pending() == 0 {
             return Err(Error::argument("prompt", "everything is computed already; set a prompt before generating"));
@@ -105,7 +142,8 @@ impl Session {
         sequence.forget();
         sequence.sampler = Some(sampler);
         drop(core);
-        Ok(Generation { session: self, left: limit, done: false, decoder: Decoder::new() })
+        let (decoder, stops) = (Decoder::new(), Stops::new(&sampling.stop));
+        Ok(Generation { session: self, left: limit, done: false, decoder, stops })
     }
 
     /// Computes the prompt, then adds `tokens` one row at a time as if they had been drawn; logits are computed
@@ -179,14 +217,19 @@ pub enum Stop {
     End,
     /// The limit was reached.
     Limit,
+    /// A text of [`Sampling::stop`] is complete.
+    Text,
 }
 
 /// One token.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     pub token: u32,
-    /// The text that is certain with this token: empty while a character is incomplete, and for control tokens.
+    /// The text that is certain with this token: empty while a character is incomplete or a stop text may be
+    /// beginning, and for control tokens.
     pub text: String,
+    /// Where [`Sampling::logprobs`] asks for them.
+    pub logprobs: Option<Logprobs>,
     /// Set with the last token.
     pub stop: Option<Stop>,
 }
@@ -200,6 +243,7 @@ pub struct Generation<'a> {
     left: usize,
     done: bool,
     decoder: Decoder,
+    stops: Stops,
 }
 
 impl Generation<'_> {
@@ -233,12 +277,12 @@ impl Generation<'_> {
         }
     }
 
-    fn token(&self) -> Result<u32> {
+    fn drawn(&self) -> Result<Drawn> {
         loop {
             let mut core = self.session.engine.lock();
             let sequence = core.sequence(self.session.id);
-            if let Some(token) = sequence.mailbox.pop_front() {
-                return Ok(token);
+            if let Some(drawn) = sequence.mailbox.pop_front() {
+                return Ok(drawn);
             }
             if let Some(error) = sequence.failed.take() {
                 return Err(error);
@@ -249,6 +293,29 @@ impl Generation<'_> {
     }
 }
 
+impl Generation<'_> {
+    /// What a drawn token adds to the answer.
+    fn event(&mut self, drawn: Drawn) -> Result<Event> {
+        let Drawn { token, logprobs } = drawn;
+        let tokenizer = self.session.engine.model().tokenizer();
+        let end = tokenizer.is_end(token);
+        let mut stop = if end { Some(Stop::End) } else { (self.left == 0).then_some(Stop::Limit) };
+        let bytes = if end || tokenizer.is_control(token) { &[][..] } else { tokenizer.token_bytes(token)? };
+        let mut certain = self.decoder.push(bytes);
+        if stop.is_some() {
+            certain.push_str(&self.decoder.flush());
+        }
+        let (mut text, stopped) = self.stops.push(certain);
+        if stopped {
+            stop = Some(Stop::Text);
+        } else if stop.is_some() {
+            text.push_str(&self.stops.flush());
+        }
+        self.done = stop.is_some();
+        Ok(Event { token, text, logprobs, stop })
+    }
+}
+
 impl Iterator for Generation<'_> {
     type Item = Result<Event>;
 
@@ -256,26 +323,15 @@ impl Iterator for Generation<'_> {
         if self.done || self.left == 0 {
             return None;
         }
-        let token = match self.token() {
-            Ok(token) => token,
+        let drawn = match self.drawn() {
+            Ok(drawn) => drawn,
             Err(error) => {
                 self.done = true;
                 return Some(Err(error));
             }
         };
         self.left -= 1;
-        let tokenizer = self.session.engine.model().tokenizer();
-        let end = tokenizer.is_end(token);
-        let stop = if end { Some(Stop::End) } else { (self.left == 0).then_some(Stop::Limit) };
-        self.done = stop.is_some();
-        let bytes = if end || tokenizer.is_control(token) { Ok(&[][..]) } else { tokenizer.token_bytes(token) };
-        Some(bytes.map(|bytes| {
-            let mut text = self.decoder.push(bytes);
-            if self.done {
-                text.push_str(&self.decoder.flush());
-            }
-            Event { token, text, stop }
-        }))
+        Some(self.event(drawn))
     }
 }
 

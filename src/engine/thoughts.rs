@@ -31,12 +31,26 @@ impl Thoughts {
         }
     }
 
+    /// Takes up the answer of a sequence that came from a file, behind the last tag on its record.
+    pub fn resume(&self, sequence: &mut Sequence) {
+        let Some(scanner) = &mut sequence.scanner else { return };
+        let (from, until) = sequence.origins.thought;
+        let open = until == u32::MAX;
+        let last = if open { from.saturating_add(1) } else { until };
+        let behind = last.max(sequence.origins.generation) as usize;
+        scanner.restart(open);
+        let tokenizer = self.model.tokenizer();
+        for token in sequence.tokens.iter().skip(behind.saturating_sub(sequence.forgotten)) {
+            scanner.push(tokenizer.token_bytes(*token).unwrap_or_default(), tokenizer.is_control(*token));
+        }
+    }
+
     /// Records what the last token of a sequence, just drawn, opens or closes.
     pub fn drawn(&self, sequence: &mut Sequence) {
         let (Some(scanner), Some(token)) = (&mut sequence.scanner, sequence.tokens.last()) else { return };
         let tokenizer = self.model.tokenizer();
         let bytes = tokenizer.token_bytes(*token).unwrap_or_default();
-        let position = sequence.tokens.len() as u32 - 1;
+        let position = (sequence.forgotten + sequence.tokens.len()) as u32 - 1;
         let thought = &mut sequence.origins.thought;
         match scanner.push(bytes, tokenizer.is_control(*token)) {
             Some(ThoughtTag::Open) => *thought = (position, u32::MAX),

@@ -261,15 +261,16 @@ fn put_array(out: &mut Vec<u8>, array: &Array) {
 }
 
 /// A file under a temporary name beside its final one; removed when dropped unfinished.
-struct PartFile {
+pub(crate) struct PartFile {
     part: PathBuf,
     path: PathBuf,
-    out: BufWriter<File>,
+    pub out: BufWriter<File>,
     finished: bool,
 }
 
 impl PartFile {
-    fn create(path: &Path) -> Result<Self> {
+    /// Starts the file that will be `path`.
+    pub fn create(path: &Path) -> Result<Self> {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let Some(name) = path.file_name() else {
             return Err(Error::argument("path", format!("{} does not name a file", path.display())));
@@ -277,14 +278,15 @@ impl PartFile {
         // Process and counter keep two writers of the same file apart.
         let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
         let mut part = OsString::from(name);
-        part.push(format!(".{}-{unique}.gguf.part", std::process::id()));
+        part.push(format!(".{}-{unique}.part", std::process::id()));
         let part = path.with_file_name(part);
         let file = OpenOptions::new().write(true).create_new(true).open(&part).map_err(|e| Error::io(&part, e))?;
         let out = BufWriter::with_capacity(BUFFER_BYTES, file);
         Ok(Self { part, path: path.to_owned(), out, finished: false })
     }
 
-    fn finish(mut self) -> Result<()> {
+    /// Syncs it and gives it its final name.
+    pub fn finish(mut self) -> Result<()> {
         self.out.flush().map_err(|e| Error::io(&self.part, e))?;
         self.out.get_ref().sync_all().map_err(|e| Error::io(&self.part, e))?;
         fs::rename(&self.part, &self.path).map_err(|e| Error::io(&self.path, e))?;

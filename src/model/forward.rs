@@ -2,7 +2,7 @@
 
 use super::config::Config;
 use super::load::{FanKind, Layer, Weights};
-use crate::backend::{Backend, Batch, CacheSpec, Input, Owed};
+use crate::backend::{Backend, Batch, CacheSpec, Input, Owed, PageId};
 use crate::error::Result;
 use crate::tensor::TensorType;
 use crate::valve::{Adapter, ValveSet};
@@ -19,7 +19,7 @@ pub struct StageSpec {
     pub pages: usize,
     /// Positions a page holds.
     pub page_len: usize,
-    /// Type of keys and values: F32 or F16.
+    /// Type of keys and values: F32, F16 or Q8_0.
     pub kv_type: TensorType,
 }
 
@@ -29,6 +29,12 @@ pub trait Stage: Send {
     fn attach(&mut self, adapters: &[Arc<Adapter>]) -> Result<()>;
     /// Runs the batch; `logits` gets `[batch.outputs.len(), vocab]`.
     fn step(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()>;
+    /// [`Backend::copy_page`] of its cache.
+    fn copy_page(&mut self, from: PageId, to: PageId) -> Result<()>;
+    /// [`Backend::read_page`] of its cache.
+    fn read_page(&mut self, page: PageId, out: &mut [u8]) -> Result<()>;
+    /// [`Backend::write_page`] of its cache.
+    fn write_page(&mut self, page: PageId, data: &[u8]) -> Result<()>;
 }
 
 /// Activations of a step, each `[rows, width]`.
@@ -157,5 +163,17 @@ where
         }
         self.head(&valves)?;
         self.backend.download(&self.buffers.logits, logits)
+    }
+
+    fn copy_page(&mut self, from: PageId, to: PageId) -> Result<()> {
+        self.backend.copy_page(&mut self.cache, from, to)
+    }
+
+    fn read_page(&mut self, page: PageId, out: &mut [u8]) -> Result<()> {
+        self.backend.read_page(&self.cache, page, out)
+    }
+
+    fn write_page(&mut self, page: PageId, data: &[u8]) -> Result<()> {
+        self.backend.write_page(&mut self.cache, page, data)
     }
 }

@@ -49,6 +49,15 @@ impl Site {
         let (_, fan, output) = LAYER_WEIGHTS.into_iter().find(|(n, _, _)| *n == short)?;
         Some(Self { layer: Some(layer), fan, output })
     }
+
+    /// The GGUF name of the projection's weight: what [`Site::of`] reads.
+    pub fn name(&self) -> String {
+        let short = LAYER_WEIGHTS.into_iter().find(|(_, fan, output)| (*fan, *output) == (self.fan, self.output));
+        match (self.layer, short) {
+            (Some(layer), Some((short, _, _))) => format!("blk.{layer}.{short}.weight"),
+            _ => "output.weight".into(),
+        }
+    }
 }
 
 /// One layer's weights on a backend; shapes as `[n_in, n_out]`.

@@ -8,19 +8,22 @@ mod vocab;
 pub use config::{ARCHITECTURES, Architecture, Config};
 pub use forward::{Forward, Stage, StageSpec};
 pub use load::{FanKind, Layer, Site, Weights};
+pub use vocab::tokenizer;
 
 use crate::chat::{Message, RenderOptions, Template, ThoughtTags};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::tokenizer::Tokenizer;
+use sha2::{Digest, Sha256};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// A model file: mapped, checked, immutable. Engines share it by `Arc`.
 pub struct Model {
     gguf: Gguf,
     config: Config,
     tokenizer: Tokenizer,
+    fingerprint: OnceLock<[u8; 32]>,
 }
 
 impl Model {
@@ -35,8 +38,12 @@ impl Model {
     /// The same, of a file already read.
     pub fn new(gguf: Gguf) -> Result<Arc<Self>> {
         let config = Config::read(&gguf)?;
-        let tokenizer = vocab::tokenizer(&gguf, config.vocab)?;
-        Ok(Arc::new(Self { gguf, config, tokenizer }))
+        let tokenizer = tokenizer(&gguf)?;
+        if tokenizer.vocab_size() != config.vocab {
+            let what = format!("{} tokens for {} embeddings", tokenizer.vocab_size(), config.vocab);
+            return Err(Error::malformed(gguf.path(), what));
+        }
+        Ok(Arc::new(Self { gguf, config, tokenizer, fingerprint: OnceLock::new() }))
     }
 
     pub fn config(&self) -> &Config {
@@ -50,6 +57,16 @@ impl Model {
 
     pub fn path(&self) -> &Path {
         self.gguf.path()
+    }
+
+    /// SHA-256 of the file, or of all shards in order. It reads the whole file when it is first asked for: keys and
+    /// values are good for these weights alone, and no part of them says which they are.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        *self.fingerprint.get_or_init(|| {
+            let mut hash = Sha256::new();
+            self.gguf.shards().iter().for_each(|shard| hash.update(&*shard.bytes));
+            hash.finalize().into()
+        })
     }
 
     pub fn tokenizer(&self) -> &Tokenizer {

@@ -17,15 +17,39 @@ pub struct Acts {
     cols: usize,
     quants: Vec<i8>,
     scales: Vec<f32>,
-    sums: Vec<i32>,
+    sums: Vec<[i32; 2]>,
 }
 
-/// One row: `quants.len() = 32 · scales.len()`, `sums[b]` = the sum of the quants of block b.
+/// One row: `quants.len() = 32 · scales.len()`, `sums[b]` = the sums of the quants of both halves of block b.
 #[derive(Clone, Copy, Debug)]
 pub struct ActRow<'a> {
     pub quants: &'a [i8],
     pub scales: &'a [f32],
-    pub sums: &'a [i32],
+    pub sums: &'a [[i32; 2]],
+}
+
+/// One block: x ≈ scale·quants.
+#[derive(Clone, Copy, Debug)]
+pub struct ActBlock<'a> {
+    pub quants: &'a [i8; BLOCK],
+    pub scale: f32,
+    /// Of the two halves.
+    pub sums: [i32; 2],
+}
+
+impl ActBlock<'_> {
+    /// The sum of the quants.
+    pub fn sum(&self) -> i32 {
+        self.sums[0] + self.sums[1]
+    }
+}
+
+impl<'a> ActRow<'a> {
+    /// The blocks in order.
+    pub fn blocks(self) -> impl Iterator<Item = ActBlock<'a>> {
+        let parts = self.quants.as_chunks().0.iter().zip(self.scales).zip(self.sums);
+        parts.map(|((quants, scale), sums)| ActBlock { quants, scale: *scale, sums: *sums })
+    }
 }
 
 /// One row, to be written.
@@ -33,7 +57,7 @@ pub struct ActRow<'a> {
 pub struct ActRowMut<'a> {
     pub quants: &'a mut [i8],
     pub scales: &'a mut [f32],
-    pub sums: &'a mut [i32],
+    pub sums: &'a mut [[i32; 2]],
 }
 
 impl Acts {
@@ -53,7 +77,7 @@ impl Acts {
         (self.rows, self.cols) = (rows, cols);
         self.quants.resize(rows * cols, 0);
         self.scales.resize(rows * cols / BLOCK, 0.0);
-        self.sums.resize(rows * cols / BLOCK, 0);
+        self.sums.resize(rows * cols / BLOCK, [0; 2]);
     }
 
     pub fn rows(&self) -> usize {
@@ -102,14 +126,14 @@ pub(crate) fn quantize_row(x: &[f32], out: ActRowMut<'_>) {
         let step = Step::new(x.iter().map(|v| v.to_bits() & MAGNITUDE).fold(0, u32::max));
         *scale = step.scale;
         if step.inverse == 0.0 {
-            (*quants, *sum) = ([0; BLOCK], 0);
+            (*quants, *sum) = ([0; BLOCK], [0; 2]);
             continue;
         }
         let mut rounded = [0; BLOCK];
         for i in 0..BLOCK {
             rounded[i] = round_ties_even(x[i] * step.inverse);
         }
-        *sum = rounded.iter().sum();
+        *sum = [rounded[..BLOCK / 2].iter().sum(), rounded[BLOCK / 2..].iter().sum()];
         for i in 0..BLOCK {
             quants[i] = rounded[i] as i8;
         }
@@ -178,7 +202,7 @@ mod tests {
         x[..6].copy_from_slice(&[-127.0, 127.0, 0.5, 1.5, -2.5, 3.49]);
         let acts = quantized(&x);
         assert_eq!(acts.row(0).quants[..6], [-127, 127, 0, 2, -2, 3]);
-        assert_eq!((acts.row(0).scales[0], acts.row(0).sums[0]), (1.0, 3));
+        assert_eq!((acts.row(0).scales[0], acts.row(0).sums[0]), (1.0, [3, 0]));
     }
 
     #[test]
@@ -194,7 +218,7 @@ mod tests {
     fn zeros_and_vanishing_values_give_a_scale_of_zero() {
         for x in [0.0, -0.0, 1e-45, 3e-37] {
             let acts = quantized(&[x; 32]);
-            assert_eq!((acts.row(0).scales[0].to_bits(), acts.row(0).quants[0], acts.row(0).sums[0]), (0, 0, 0));
+            assert_eq!((acts.row(0).scales[0].to_bits(), acts.row(0).quants[0], acts.row(0).sums[0]), (0, 0, [0; 2]));
         }
         assert_eq!(quantized(&[4e-37; 32]).row(0).quants, [127; 32]);
     }
@@ -206,8 +230,8 @@ mod tests {
             x[7] = bad;
             let acts = quantized(&x);
             let row = acts.row(0);
-            assert!(row.scales[0].is_nan() && row.quants[..32] == [0; 32] && row.sums[0] == 0);
-            assert!(row.scales[1] == 1.0 / 127.0 && row.quants[32..] == [127; 32] && row.sums[1] == 127 * 32);
+            assert!(row.scales[0].is_nan() && row.quants[..32] == [0; 32] && row.sums[0] == [0; 2]);
+            assert!(row.scales[1] == 1.0 / 127.0 && row.quants[32..] == [127; 32] && row.sums[1] == [127 * 16; 2]);
         }
     }
 

@@ -14,15 +14,23 @@
 
 pub mod act;
 pub mod float;
+mod k;
 mod q4_0;
 mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
 mod q8_0;
+
+pub(crate) use q8_0::encode as encode_q8_0;
 
 use crate::tensor::{Tensor, TensorType};
 use act::ActRow;
 
-/// Values in a block of every quantized type.
-const BLOCK: usize = 32;
+/// Values in a block of activations; every block of weights holds a whole number of them.
+const BLOCK: usize = act::BLOCK;
 
 /// Turns a row of weights into `f32`, one multiplication and at most one addition a value, never fused.
 ///
@@ -42,6 +50,11 @@ pub(crate) fn dequantize_row(ty: TensorType, src: &[u8], dst: &mut [f32]) {
         TensorType::BF16 => float::dequantize_bf16(src, dst),
         TensorType::Q4_0 => q4_0::dequantize(src, dst),
         TensorType::Q4_1 => q4_1::dequantize(src, dst),
+        TensorType::Q5_0 => q5_0::dequantize(src, dst),
+        TensorType::Q5_1 => q5_1::dequantize(src, dst),
+        TensorType::Q4K => q4_k::dequantize(src, dst),
+        TensorType::Q5K => q5_k::dequantize(src, dst),
+        TensorType::Q6K => q6_k::dequantize(src, dst),
         TensorType::Q8_0 => q8_0::dequantize(src, dst),
     }
 }
@@ -54,7 +67,8 @@ pub fn to_f32(tensor: &Tensor) -> Vec<f32> {
     values
 }
 
-/// Encodes `f32` values as type `ty`, with the bits of ggml's reference encoder for finite values.
+/// Encodes `f32` values as type `ty`: for finite values with the bits of ggml's reference encoder, but for the K
+/// types, which have an encoder of their own.
 /// Values that are not finite keep their kind in the float types and have no useful encoding in the others.
 ///
 /// # Panics
@@ -67,6 +81,11 @@ pub fn encode(ty: TensorType, src: &[f32], dst: &mut [u8]) {
         TensorType::BF16 => float::encode_bf16(src, dst),
         TensorType::Q4_0 => q4_0::encode(src, dst),
         TensorType::Q4_1 => q4_1::encode(src, dst),
+        TensorType::Q5_0 => q5_0::encode(src, dst),
+        TensorType::Q5_1 => q5_1::encode(src, dst),
+        TensorType::Q4K => q4_k::encode(src, dst),
+        TensorType::Q5K => q5_k::encode(src, dst),
+        TensorType::Q6K => q6_k::encode(src, dst),
         TensorType::Q8_0 => q8_0::encode(src, dst),
     }
 }
@@ -81,6 +100,11 @@ pub fn dot_int8(ty: TensorType, row: &[u8], x: ActRow<'_>) -> f32 {
     match ty {
         TensorType::Q4_0 => q4_0::dot(row, x),
         TensorType::Q4_1 => q4_1::dot(row, x),
+        TensorType::Q5_0 => q5_0::dot(row, x),
+        TensorType::Q5_1 => q5_1::dot(row, x),
+        TensorType::Q4K => q4_k::dot(row, x),
+        TensorType::Q5K => q5_k::dot(row, x),
+        TensorType::Q6K => q6_k::dot(row, x),
         TensorType::Q8_0 => q8_0::dot(row, x),
         TensorType::F32 | TensorType::F16 | TensorType::BF16 => panic!("{ty} has no Int8 dot"),
     }
@@ -93,9 +117,9 @@ pub fn dot_int8(ty: TensorType, row: &[u8], x: ActRow<'_>) -> f32 {
 pub fn dot_float(ty: TensorType, row: &[u8], x: &[f32]) -> f32 {
     check_row(ty, row.len(), x.len());
     let mut lanes = [0.0; float::LANES];
-    let mut weights = [0.0; BLOCK];
-    let chunk_bytes = BLOCK / ty.block_len() * ty.block_bytes();
-    for (row, x) in row.chunks(chunk_bytes).zip(x.chunks(BLOCK)) {
+    let mut weights = [0.0; k::SUPER];
+    let chunk_bytes = k::SUPER / ty.block_len() * ty.block_bytes();
+    for (row, x) in row.chunks(chunk_bytes).zip(x.chunks(k::SUPER)) {
         let weights = &mut weights[..x.len()];
         dequantize_row(ty, row, weights);
         let ((w, w_tail), (x, x_tail)) = (weights.as_chunks(), x.as_chunks());
@@ -116,6 +140,33 @@ fn nibbles(bytes: &[u8; 16]) -> [u8; BLOCK] {
     quants
 }
 
+/// The quants 0..32 of five bits of a block `{ u8 high[4]; u8 low[16] }`: nibbles, and a bit for each value.
+#[inline(always)]
+fn five_bits(bytes: &[u8; 20]) -> [u8; BLOCK] {
+    let (high, low) = bytes.split_first_chunk().expect("4 bytes");
+    let high = u32::from_le_bytes(*high);
+    let mut quants = nibbles(low.first_chunk().expect("16 bytes"));
+    for (i, quant) in quants.iter_mut().enumerate() {
+        *quant |= ((high >> i & 1) << 4) as u8;
+    }
+    quants
+}
+
+/// The inverse of [`five_bits`].
+fn put_five_bits(quants: [u8; BLOCK], bytes: &mut [u8]) {
+    let mut high = 0;
+    for i in 0..16 {
+        high |= u32::from(quants[i] >> 4 & 1) << i | u32::from(quants[16 + i] >> 4 & 1) << (16 + i);
+        bytes[4 + i] = quants[i] & 15 | (quants[16 + i] & 15) << 4;
+    }
+    bytes[..4].copy_from_slice(&high.to_le_bytes());
+}
+
+/// Σ q_w·q_x of a block.
+fn dot_block(quants: &[u8; BLOCK], x: &[i8; BLOCK]) -> i32 {
+    quants.iter().zip(x).map(|(w, x)| i32::from(*w) * i32::from(*x)).sum()
+}
+
 fn check_row(ty: TensorType, bytes: usize, values: usize) {
     assert!(ty.row_bytes(values) == Some(bytes), "{bytes} bytes are not a row of {values} {ty} values");
 }
@@ -126,14 +177,19 @@ mod tests {
 
     #[test]
     fn every_type_survives_a_round_trip_within_its_step() {
-        let x: Vec<f32> = (0..64).map(|i| ((i * 37 % 64) as f32 - 31.5) / 16.0).collect();
+        let x: Vec<f32> = (0..512).map(|i| ((i * 37 % 64) as f32 - 31.5) / 16.0).collect();
         for (ty, step) in [
             (TensorType::F32, 0.0),
             (TensorType::F16, 0.001),
             (TensorType::BF16, 0.01),
             (TensorType::Q4_0, 0.26),
             (TensorType::Q4_1, 0.14),
+            (TensorType::Q5_0, 0.13),
+            (TensorType::Q5_1, 0.07),
             (TensorType::Q8_0, 0.009),
+            (TensorType::Q4K, 0.16),
+            (TensorType::Q5K, 0.08),
+            (TensorType::Q6K, 0.08),
         ] {
             let mut bytes = vec![0; ty.row_bytes(x.len()).unwrap()];
             let mut back = vec![0.0; x.len()];

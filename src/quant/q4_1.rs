@@ -37,16 +37,15 @@ pub(super) fn encode(src: &[f32], dst: &mut [u8]) {
 
 /// acc = fma(Σ q_w·q_x, d_w·d_x, acc), then acc = fma(m_w, d_x·Σ q_x, acc), blocks ascending.
 pub(super) fn dot(row: &[u8], x: ActRow<'_>) -> f32 {
-    let acts = x.quants.as_chunks::<BLOCK>().0.iter().zip(x.scales).zip(x.sums);
-    row.as_chunks::<BYTES>().0.iter().zip(acts).fold(0.0, |acc, (block, ((quants, d_x), sum))| {
+    row.as_chunks::<BYTES>().0.iter().zip(x.blocks()).fold(0.0, |acc, (block, x)| {
         let (mut low, mut high) = (0, 0);
         for i in 0..16 {
             let q = i32::from(block[4 + i]);
-            low += (q & 15) * i32::from(quants[i]);
-            high += (q >> 4) * i32::from(quants[16 + i]);
+            low += (q & 15) * i32::from(x.quants[i]);
+            high += (q >> 4) * i32::from(x.quants[16 + i]);
         }
-        let acc = ((low + high) as f32).mul_add(scale(block) * d_x, acc);
-        scale(&block[2..]).mul_add(d_x * *sum as f32, acc)
+        let acc = ((low + high) as f32).mul_add(scale(block) * x.scale, acc);
+        scale(&block[2..]).mul_add(x.scale * x.sum() as f32, acc)
     })
 }
 

@@ -19,10 +19,14 @@ pub(super) fn dequantize(src: &[u8], dst: &mut [f32]) {
     }
 }
 
-/// d = max|x| / 127; values round half away from zero.
-pub(super) fn encode(src: &[f32], dst: &mut [u8]) {
+/// d = max|x| / 127; values round half away from zero. A NaN makes d NaN and an infinity makes it infinite, with
+/// every q zero, so that what is read back is NaN. Always inlined, so that a caller's instruction set applies to it.
+#[inline(always)]
+pub(crate) fn encode(src: &[f32], dst: &mut [u8]) {
+    /// Masks the sign off; what is left orders as an integer like the magnitudes do, NaN above infinity.
+    const MAGNITUDE: u32 = 0x7fff_ffff;
     for (x, block) in src.as_chunks::<BLOCK>().0.iter().zip(dst.as_chunks_mut::<BYTES>().0) {
-        let d = x.iter().fold(0.0f32, |m, v| m.max(v.abs())) / 127.0;
+        let d = f32::from_bits(x.iter().map(|v| v.to_bits() & MAGNITUDE).fold(0, u32::max)) / 127.0;
         let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
         put_scale(d, block);
         for (q, v) in block[2..].iter_mut().zip(x) {
@@ -58,7 +62,7 @@ mod tests {
     fn minus_128_counts_in_full() {
         let mut block = [0x80; BYTES];
         put_scale(0.5, &mut block);
-        let (quants, scales, sums) = ([-127i8; BLOCK], [2.0], [-127 * 32]);
+        let (quants, scales, sums) = ([-127i8; BLOCK], [2.0], [[-127 * 16; 2]]);
         let x = ActRow { quants: &quants, scales: &scales, sums: &sums };
         assert_eq!(dot(&block, x), 128.0 * 127.0 * 32.0);
         let mut out = [0.0; BLOCK];

@@ -2,6 +2,8 @@
 
 use super::parts::{Part, Selector};
 use crate::error::{Error, Result};
+use std::fmt;
+use std::str::FromStr;
 
 /// How α runs along a sequence. A dial only proposes: what was used is recorded with the sequence.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,6 +13,9 @@ pub enum Dial {
     /// `(since, α)`: α holds from token `since` of the scope on, until the next step; `since` ascends.
     /// Before the first step α is 0.
     Steps(Vec<(u32, f32)>),
+    /// From α = `from` at the scope's first token in a straight line to `to`, reached `over` tokens later; it stays
+    /// there.
+    Linear { from: f32, to: f32, over: u32 },
 }
 
 impl Dial {
@@ -35,13 +40,27 @@ impl Dial {
         Ok(dial)
     }
 
-    /// What [`Dial::constant`] and [`Dial::steps`] ask for; a session asks again, as the variants are public.
+    /// A dial that moves in a straight line.
     ///
     /// # Errors
-    /// Those of the two.
+    /// [`Error::Argument`] for NaN or infinity, or if `over` is 0.
+    pub fn linear(from: f32, to: f32, over: u32) -> Result<Self> {
+        let dial = Self::Linear { from, to, over };
+        dial.check()?;
+        Ok(dial)
+    }
+
+    /// What [`Dial::constant`] and its sisters ask for; a session asks again, as the variants are public.
+    ///
+    /// # Errors
+    /// Those of the three.
     pub fn check(&self) -> Result<()> {
         let steps = match self {
             Self::Constant(alpha) => return finite(*alpha),
+            Self::Linear { over: 0, .. } => {
+                return Err(Error::argument("alpha", "a linear dial moves over at least one token"));
+            }
+            Self::Linear { from, to, .. } => return finite(*from).and_then(|()| finite(*to)),
             Self::Steps(steps) => steps,
         };
         if steps.is_empty() {
@@ -57,6 +76,12 @@ impl Dial {
     pub fn at(&self, since_origin: u32) -> f32 {
         match self {
             Self::Constant(alpha) => *alpha,
+            Self::Linear { to, over, .. } if since_origin >= *over => *to,
+            Self::Linear { from, to, over } => {
+                let passed = since_origin as f32 / *over as f32;
+                // Not `from + passed · (to − from)`, whose difference may overflow.
+                from * (1.0 - passed) + to * passed
+            }
             Self::Steps(steps) => {
                 let passed = steps.partition_point(|(since, _)| *since <= since_origin);
                 passed.checked_sub(1).map_or(0.0, |i| steps[i].1)
@@ -69,6 +94,48 @@ impl Default for Dial {
     /// Closed: the base model.
     fn default() -> Self {
         Self::Constant(0.0)
+    }
+}
+
+/// As it is typed: `0.5`, `0=0.2,64=0.9` (α from these tokens of the scope on), `0.2..0.9@200` (in a straight line
+/// over 200 tokens).
+impl fmt::Display for Dial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Constant(alpha) => write!(f, "{alpha}"),
+            Self::Linear { from, to, over } => write!(f, "{from}..{to}@{over}"),
+            Self::Steps(steps) => {
+                let step = |(i, (since, alpha)): (usize, &(u32, f32))| {
+                    write!(f, "{}{since}={alpha}", if i == 0 { "" } else { "," })
+                };
+                steps.iter().enumerate().try_for_each(step)
+            }
+        }
+    }
+}
+
+impl FromStr for Dial {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = || {
+            let reason = format!("{text:?} is no number, and neither TOKEN=ALPHA,... nor FROM..TO@TOKENS");
+            Error::argument("alpha", reason)
+        };
+        let alpha = |s: &str| s.trim().parse::<f32>().map_err(|_| bad());
+        let tokens = |s: &str| s.trim().parse::<u32>().map_err(|_| bad());
+        if let Some((line, over)) = text.split_once('@') {
+            let (from, to) = line.split_once("..").ok_or_else(bad)?;
+            return Self::linear(alpha(from)?, alpha(to)?, tokens(over)?);
+        }
+        if !text.contains('=') {
+            return Self::constant(alpha(text)?);
+        }
+        let step = |part: &str| {
+            let (since, at) = part.split_once('=').ok_or_else(bad)?;
+            Ok((tokens(since)?, alpha(at)?))
+        };
+        Self::steps(text.split(',').map(step).collect::<Result<_>>()?)
     }
 }
 
@@ -166,6 +233,53 @@ mod tests {
         assert_eq!(seen, [0.0, 0.0, 0.5, 0.5, 0.5, -1.0, -1.0]);
         assert!(Dial::steps(vec![(5, 0.5), (5, 1.0)]).is_err());
         assert!(Dial::steps(vec![]).is_err());
+    }
+
+    #[test]
+    fn a_line_is_walked_from_end_to_end_and_never_left() {
+        let dial = Dial::linear(0.25, -0.75, 4).unwrap();
+        let seen: Vec<f32> = (0..7).map(|t| dial.at(t)).collect();
+        assert_eq!(seen, [0.25, 0.0, -0.25, -0.5, -0.75, -0.75, -0.75]);
+        let steep = Dial::linear(f32::MIN, f32::MAX, 2).unwrap();
+        assert_eq!([steep.at(0), steep.at(1), steep.at(u32::MAX)], [f32::MIN, 0.0, f32::MAX]);
+        let flat = Dial::linear(0.1, 0.1, 3).unwrap();
+        assert!((0..5).all(|t| (flat.at(t) - 0.1).abs() < 1e-8));
+        for bad in [(0.0, 1.0, 0), (f32::NAN, 1.0, 5), (0.0, f32::INFINITY, 5)] {
+            assert!(Dial::linear(bad.0, bad.1, bad.2).unwrap_err().to_string().starts_with("alpha: "));
+        }
+    }
+
+    #[test]
+    fn dials_read_as_they_are_typed() {
+        for (text, dial) in [
+            ("0.5", Dial::Constant(0.5)),
+            ("-1", Dial::Constant(-1.0)),
+            ("0=0.25,64=1", Dial::Steps(vec![(0, 0.25), (64, 1.0)])),
+            ("-0.5..0.9@200", Dial::Linear { from: -0.5, to: 0.9, over: 200 }),
+        ] {
+            assert_eq!(text.parse::<Dial>().unwrap(), dial);
+            assert_eq!(dial.to_string(), text);
+        }
+        assert_eq!("0=0.25, 64=1".parse::<Dial>().unwrap(), Dial::Steps(vec![(0, 0.25), (64, 1.0)]));
+        let bad = [
+            "",
+            "x",
+            "nan",
+            "inf",
+            "1=",
+            "5=0.1,2=0.3",
+            "a=1",
+            "0..1",
+            "0..1@0",
+            "0..@5",
+            "@",
+            "..@",
+            "0..1@-5",
+            "1@5",
+        ];
+        for bad in bad {
+            assert!(bad.parse::<Dial>().unwrap_err().to_string().starts_with("alpha: "), "{bad}");
+        }
     }
 
     /// α of all dials at `position` of a sequence that generates from position 3 on.

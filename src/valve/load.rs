@@ -1,6 +1,7 @@
-//! GGUF LoRA adapters: reading one, and checking that it fits a model.
+//! LoRA adapters: reading one, and checking that it fits a model.
 
 use super::parts::Part;
+use super::peft;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::model::{Config, Site};
@@ -17,11 +18,12 @@ pub struct Pair {
     pub a: Tensor,
     /// B: `dims = [rank, n_out]`.
     pub b: Tensor,
-    /// `lora_alpha / rank`; 1 where the file has no `lora_alpha` or has 0, as llama.cpp takes it.
+    /// `lora_alpha / rank` (in PEFT, by its config, also `lora_alpha / √rank`); 1 where a GGUF file has no
+    /// `lora_alpha` or has 0, as llama.cpp takes it.
     pub scale: f32,
 }
 
-/// An adapter file that fits a model: y = W·x + α · scale · B·(A·x) on every site it names.
+/// An adapter that fits a model: y = W·x + α · scale · B·(A·x) on every site it names.
 #[derive(Clone, Debug)]
 pub struct Adapter {
     path: PathBuf,
@@ -32,17 +34,21 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// Opens `path` and checks every pair against the model's shapes.
+    /// Opens a GGUF file, or a folder that PEFT saved, and checks every pair against the model's shapes.
+    /// `has_output`: the model has an `output.weight` of its own.
     ///
     /// # Errors
     /// [`Error::Malformed`] for a damaged file; [`Error::Unsupported`] for another kind of adapter or a tensor
     /// type without a kernel; [`Error::Adapter`] if it was made for another architecture, a shape does not
     /// fit, half of a pair is missing, a tensor has no place in the model, or nothing would be applied.
     pub fn open(path: &Path, config: &Config, has_output: bool) -> Result<Self> {
+        if path.is_dir() {
+            return peft::open(path, config, has_output);
+        }
         Self::read(&Gguf::open(path)?, config, has_output)
     }
 
-    /// The same, of a file already read. `has_output`: the model has an `output.weight` of its own.
+    /// The same, of a GGUF file already read.
     pub fn read(gguf: &Gguf, config: &Config, has_output: bool) -> Result<Self> {
         check_kind(gguf, config)?;
         let alpha = gguf.f32("adapter.lora.alpha")?.unwrap_or(0.0);
@@ -74,8 +80,15 @@ impl Adapter {
         if pairs.is_empty() {
             return Err(Error::adapter(gguf.path(), "it holds nothing that could be applied to this model"));
         }
+        Ok(Self::of(gguf.path(), pairs, ignored))
+    }
+
+    /// Pairs that were checked, and the names of what else `path` holds.
+    pub(super) fn of(path: &Path, mut pairs: Vec<Pair>, ignored: Vec<String>) -> Self {
+        // One order, whatever the file's: the hash is then that of what is applied.
+        pairs.sort_by_key(|p| (p.site.layer.unwrap_or(usize::MAX), p.site.fan as usize, p.site.output));
         let parts = pairs.iter().map(|pair| Part::of(pair.site)).collect::<BTreeSet<_>>().into_iter().collect();
-        Ok(Self { path: gguf.path().to_path_buf(), parts, content_hash: content_hash(&pairs), pairs, ignored })
+        Self { path: path.to_path_buf(), parts, content_hash: content_hash(&pairs), pairs, ignored }
     }
 
     /// Whether every pair has its place in a model of this shape.
@@ -94,7 +107,7 @@ impl Adapter {
         &self.path
     }
 
-    /// Every pair that will be applied.
+    /// Every pair that will be applied, by layer, the head last.
     pub fn pairs(&self) -> &[Pair] {
         &self.pairs
     }
@@ -115,7 +128,8 @@ impl Adapter {
         &self.content_hash
     }
 
-    /// Names of tensors that have no effect (norms, which llama.cpp accepts and ignores too).
+    /// Names of tensors that have no effect: norms in GGUF files, which llama.cpp accepts and ignores too; copies of
+    /// the base model's embedding and head in PEFT folders.
     pub fn ignored(&self) -> &[String] {
         &self.ignored
     }
@@ -155,7 +169,7 @@ fn check_kind(gguf: &Gguf, config: &Config) -> Result<()> {
 }
 
 /// Inputs and outputs of the projection at `site`.
-fn shape(site: Site, config: &Config) -> [usize; 2] {
+pub(super) fn shape(site: Site, config: &Config) -> [usize; 2] {
     use crate::model::FanKind::{AttnOutput, Down, GateUp, Head, Qkv};
     let q_width = config.heads.heads * config.heads.head_dim;
     let kv_width = config.heads.kv_heads * config.heads.head_dim;

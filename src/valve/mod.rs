@@ -8,12 +8,18 @@
 //! other way. Whether a chain of thought gets shorter or longer with α belongs to the adapter: one trained
 //! towards short solutions shortens. Source: CoT-Valve, arXiv 2502.09601.
 
+mod convert;
 mod dial;
 mod load;
+mod merge;
 mod parts;
+mod peft;
+mod recode;
 
+pub use convert::{ADAPTER_TYPES, Conversion, Source};
 pub use dial::{Dial, Origins, Scope, Setting};
 pub use load::{Adapter, Pair};
+pub use merge::{MergeOptions, Merged, merge};
 pub use parts::{Group, Part, Selector};
 
 use crate::backend::{Linear, Term};

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::{FanKind, Site};
+use std::fmt;
 use std::ops::Range;
 
 /// Projections of a layer that turn together; the head is a group of its own.
@@ -13,6 +14,16 @@ pub enum Group {
     Mlp,
     /// The output projection, which belongs to no layer.
     Head,
+}
+
+impl fmt::Display for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Attention => "attn",
+            Self::Mlp => "mlp",
+            Self::Head => "head",
+        })
+    }
 }
 
 /// One layer's share of an adapter in one group. Each part of an attached adapter has a slot, so that turning it

@@ -4,7 +4,7 @@ use super::{Folder, valve};
 use std::process::{Command, Output};
 
 /// Runs a command that must fail and say why on one line that holds `names`.
-fn refuse(mut command: Command, names: &[&str]) {
+pub fn refuse(mut command: Command, names: &[&str]) {
     let output = command.output().unwrap();
     let stderr = complaint(&output);
     assert_eq!(output.status.code(), Some(1), "{command:?}: {stderr}");
@@ -14,7 +14,7 @@ fn refuse(mut command: Command, names: &[&str]) {
 }
 
 /// Runs a command whose flags the parser must refuse.
-fn misuse(mut command: Command, names: &[&str]) {
+pub fn misuse(mut command: Command, names: &[&str]) {
     let output = command.output().unwrap();
     let stderr = complaint(&output);
     assert_eq!(output.status.code(), Some(2), "{command:?}: {stderr}");
@@ -51,6 +51,14 @@ fn files_that_are_not_there_are_named() {
 }
 
 #[test]
+fn a_keep_that_leaves_no_room_is_named() {
+    let folder = Folder::new();
+    for keep in ["32", "-2"] {
+        refuse(folder.command("run", &["-p", "x", "-c", "32", "--context-shift", "--keep", keep]), &["keep: ", keep]);
+    }
+}
+
+#[test]
 fn files_of_another_kind_are_named() {
     let folder = Folder::new();
     let [model, adapter] = [folder.path("model.gguf"), folder.path("a.gguf")];
@@ -83,6 +91,11 @@ fn flags_out_of_range_are_named() {
     for alpha in ["nan", "inf", "x", "", "1=", "4=0.1,2=0.3"] {
         refuse(run(&["--valve", &adapter, "--alpha", alpha]), &["alpha"]);
     }
+    for (flag, dial) in [("alpha-attn", "x"), ("alpha-mlp", "0..1@0"), ("alpha-layers", "1"), ("alpha-layers", "0-2:1")]
+    {
+        refuse(run(&["--valve", &adapter, &format!("--{flag}"), dial]), &[flag]);
+    }
+    refuse(run(&["--alpha-mlp", "1"]), &["alpha-mlp", "no valve"]);
     refuse(run(&["--lora", &format!("{adapter}:nan")]), &["lora"]);
     refuse(run(&["--temp", "-1"]), &["temperature", "-1"]);
     refuse(run(&["--temp", "nan"]), &["temperature", "NaN"]);

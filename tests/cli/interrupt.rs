@@ -60,6 +60,7 @@ fn ctrl_c_stops_an_answer_and_not_the_program() {
     let stats = stderr.next().unwrap();
     let tokens: usize = stats.split(' ').next().unwrap().parse().unwrap();
     assert!(tokens > 0 && tokens < LIMIT.parse().unwrap(), "{stats}");
+    assert!(stderr.next().unwrap().starts_with("context "));
     stdin.write_all(b"/exit\n").unwrap();
     assert_eq!(wait(&mut child).code(), Some(0));
     assert_eq!(stderr.collect::<Vec<_>>(), [""; 0]);

@@ -44,6 +44,20 @@ fn the_prompt_comes_from_an_argument_a_file_or_standard_input() {
 }
 
 #[test]
+fn with_context_shift_an_answer_outgrows_the_context() {
+    let folder = Folder::new();
+    let report = |args: &[&str]| json(&folder, &[&["-c", "40", "-n", "90"], args].concat());
+    let plain = report(&[]);
+    assert_eq!(count(&plain, "generated"), 40 - count(&plain, "prompt"));
+    for keep in [&[][..], &["--keep", "5"], &["--keep", "-1"]] {
+        let shifted = report(&[&["--context-shift"], keep].concat());
+        assert_eq!(count(&shifted, "generated"), 90, "{keep:?}");
+        let start = count(&plain, "generated");
+        assert_eq!(shifted["ids"].as_array().unwrap()[..start], plain["ids"].as_array().unwrap()[..], "{keep:?}");
+    }
+}
+
+#[test]
 fn standard_output_carries_the_text_alone() {
     let folder = Folder::new();
     let report = json(&folder, &["-n", "20"]);

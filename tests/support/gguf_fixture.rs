@@ -1,6 +1,7 @@
 //! Small, complete GGUF files made in memory: a llama model and LoRA adapters on it.
 
 use super::Random;
+use super::alphabet::byte_alphabet;
 use cotvalve::gguf::write::Writer;
 use cotvalve::gguf::{Gguf, Strings, Value};
 use cotvalve::map::Bytes;
@@ -72,20 +73,6 @@ pub fn vocabulary() -> Vec<String> {
     let special = SPECIAL.map(str::to_owned).into_iter();
     let bytes = byte_alphabet().into_iter().map(String::from);
     special.chain(bytes).chain(MERGES.map(|(a, b)| format!("{a}{b}"))).collect()
-}
-
-/// GPT-2's letter for each byte: printable ones stand for themselves, the others for U+0100 and on.
-fn byte_alphabet() -> Vec<char> {
-    let printable = |b: u32| matches!(b, 33..=126 | 161..=172 | 174..=255);
-    let mut next = 256;
-    let mut letter = |b: u32| {
-        if printable(b) {
-            return b;
-        }
-        next += 1;
-        next - 1
-    };
-    (0..256).map(|b| char::from_u32(letter(b)).unwrap()).collect()
 }
 
 impl TinyLlama<'_> {
@@ -181,6 +168,20 @@ fn set_tokenizer(writer: &mut Writer) {
     set("tokenizer.ggml.unknown_token_id", 0_u32.into());
     set("tokenizer.ggml.add_bos_token", false.into());
     set("tokenizer.chat_template", CHATML.into());
+}
+
+/// The tiny model with its widths shared out to half as many heads, of twice the size: 32 values, a whole block.
+pub fn wide_heads(file: &[u8]) -> Vec<u8> {
+    let gguf = Gguf::parse(Path::new("tiny.gguf"), Bytes::from(file.to_vec())).unwrap();
+    let mut writer = Writer::new();
+    gguf.metadata().iter().for_each(|(key, value)| writer.set(key, value.clone()).unwrap());
+    writer.set("llama.attention.head_count", HEADS as u32 / 2).unwrap();
+    writer.set("llama.attention.head_count_kv", KV_HEADS as u32 / 2).unwrap();
+    writer.set("llama.rope.dimension_count", 2 * HEAD_DIM as u32).unwrap();
+    for t in gguf.tensors() {
+        writer.tensor(&t.name, t.ty.id, &t.dims, t.data.to_vec()).unwrap();
+    }
+    writer.to_bytes().unwrap()
 }
 
 /// A LoRA adapter on the tiny model: A and B of `ty` (a float type), alpha = 2 × rank. `targets` are names of

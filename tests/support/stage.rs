@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// Positions of a page, and pages that each sequence owns.
 const PAGE: usize = 64;
 const PAGES: u32 = 4;
-const SEQUENCES: u32 = 8;
+const SEQUENCES: u32 = 16;
 
 /// One row of a batch.
 #[derive(Clone, Debug)]

@@ -1,7 +1,8 @@
 //! AVX2: eight weight rows at a time.
 
+use super::format::Format;
 use super::int8::{self, Outputs};
-use super::isa::{Format, Isa};
+use super::isa::Isa;
 use super::kernels::Scratch;
 use super::view::{Rows, Strided};
 use crate::quant::act::{ActRow, Acts};
@@ -17,6 +18,7 @@ pub(super) unsafe fn linear_int8(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, sc
 }
 
 /// Vectors of 256 bits. With `VNNI` they also need AVX-512 VL and VNNI, and are not used by this level.
+#[derive(Clone, Copy)]
 pub(super) struct Avx2<const VNNI: bool>;
 
 /// The 16 bytes at `p`.
@@ -52,8 +54,8 @@ unsafe fn join(low: __m128i, high: __m128i) -> __m256i {
     unsafe { _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high) }
 }
 
-/// Products of weights and activations, two summed in each `i16`. They do not overflow: nibbles make at most
-/// 2·15·127, signed weights at most 2·128·127.
+/// Products of weights and activations, two summed in each `i16`. They do not overflow: unsigned weights make at
+/// most 2·63·127, signed ones at most 2·128·127.
 ///
 /// # Safety
 /// The machine has AVX2.
@@ -61,12 +63,17 @@ unsafe fn join(low: __m128i, high: __m128i) -> __m256i {
 unsafe fn products<F: Format>(w: __m256i, x: __m256i) -> __m256i {
     // SAFETY: as the caller vouches.
     unsafe {
-        if F::NIBBLES {
+        if F::PEAK.is_some() {
             return _mm256_maddubs_epi16(w, x);
         }
         // |−128| is right as an unsigned byte; −x exists since no activation is −128.
         _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
     }
+}
+
+/// Whether the products of eight quads, two to an `i16`, can be summed there: nibbles make at most 16·15·127.
+const fn sums_in_i16<F: Format>() -> bool {
+    matches!(F::PEAK, Some(peak) if 16 * peak * 127 <= i16::MAX as i32)
 }
 
 /// Sums of two `i16` in each `i32`.
@@ -78,6 +85,11 @@ unsafe fn widen(v: __m256i) -> __m256i {
     // SAFETY: as the caller vouches.
     unsafe { _mm256_madd_epi16(v, _mm256_set1_epi16(1)) }
 }
+
+/// Shuffle indices of the second byte, eight times.
+const SECOND_BYTE: i64 = 0x0101_0101_0101_0101;
+/// In byte k, bit k.
+const ONE_OF_EIGHT: i64 = 0x8040_2010_0804_0201_u64 as i64;
 
 // SAFETY of every block below: the caller of an `Isa` method vouches for the features and for its pointers.
 impl<const VNNI: bool> Isa for Avx2<VNNI> {
@@ -118,11 +130,31 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn nibbles(v: __m256i) -> [__m256i; 2] {
+    unsafe fn bits(v: __m256i, from: usize, mask: u8) -> __m256i {
         // SAFETY: see above.
         unsafe {
-            let low = _mm256_set1_epi8(15);
-            [_mm256_and_si256(v, low), _mm256_and_si256(_mm256_srli_epi16::<4>(v), low)]
+            let shifted = _mm256_srl_epi16(v, _mm_cvtsi32_si128(from as i32));
+            _mm256_and_si256(shifted, _mm256_set1_epi8(mask as i8))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn join_bits(low: __m256i, high: __m256i, at: usize) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_or_si256(low, _mm256_sll_epi16(high, _mm_cvtsi32_si128(at as i32))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bits(p: *const u8, stride: usize) -> __m256i {
+        // SAFETY: see above.
+        unsafe {
+            let (a, b) = (p.cast::<i16>().read_unaligned(), p.add(4 * stride).cast::<i16>().read_unaligned());
+            let both = join(_mm_set1_epi16(a), _mm_set1_epi16(b));
+            // Each byte gets the eight bits that its own is one of, and keeps that.
+            let spread = _mm256_setr_epi64x(0, SECOND_BYTE, 0, SECOND_BYTE);
+            let bit = _mm256_set1_epi64x(ONE_OF_EIGHT);
+            let set = _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(both, spread), bit), bit);
+            _mm256_and_si256(set, _mm256_set1_epi8(1))
         }
     }
 
@@ -148,6 +180,12 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    unsafe fn dot<F: Format>(w: __m256i, x: __m256i) -> __m256i {
+        // SAFETY: see above.
+        unsafe { if VNNI { _mm256_dpbusd_epi32(_mm256_setzero_si256(), w, x) } else { widen(products::<F>(w, x)) } }
+    }
+
+    #[inline(always)]
     unsafe fn dot_pair<F: Format>(w: [__m256i; 2], x: [__m256i; 2]) -> __m256i {
         // SAFETY: see above.
         unsafe {
@@ -155,7 +193,7 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
                 return _mm256_dpbusd_epi32(_mm256_dpbusd_epi32(_mm256_setzero_si256(), w[0], x[0]), w[1], x[1]);
             }
             let (a, b) = (products::<F>(w[0], x[0]), products::<F>(w[1], x[1]));
-            if F::NIBBLES { widen(_mm256_add_epi16(a, b)) } else { _mm256_add_epi32(widen(a), widen(b)) }
+            if F::PEAK.is_some() { widen(_mm256_add_epi16(a, b)) } else { _mm256_add_epi32(widen(a), widen(b)) }
         }
     }
 
@@ -175,7 +213,7 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
         unsafe { _mm256_setzero_si256() }
     }
 
-    /// Nibbles are summed in `i16`: eight quads make at most 16·15·127 = 30480.
+    /// Small quants are summed in `i16`: see [`sums_in_i16`].
     #[inline(always)]
     unsafe fn dot_quad<F: Format>(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
         // SAFETY: see above.
@@ -184,7 +222,7 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
                 return _mm256_dpbusd_epi32(sum, w, x);
             }
             let products = products::<F>(w, x);
-            if F::NIBBLES { _mm256_add_epi16(sum, products) } else { _mm256_add_epi32(sum, widen(products)) }
+            if sums_in_i16::<F>() { _mm256_add_epi16(sum, products) } else { _mm256_add_epi32(sum, widen(products)) }
         }
     }
 
@@ -192,7 +230,7 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
     unsafe fn close<F: Format>(sum: __m256i, offset: i32) -> __m256i {
         // SAFETY: see above.
         unsafe {
-            let sum = if F::NIBBLES && !VNNI { widen(sum) } else { sum };
+            let sum = if sums_in_i16::<F>() && !VNNI { widen(sum) } else { sum };
             _mm256_add_epi32(sum, _mm256_set1_epi32(offset))
         }
     }
@@ -210,6 +248,48 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    unsafe fn mul_i32(a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_mullo_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn or_i32(a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_or_si256(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn bits_i32(v: __m256i, from: usize, mask: i32) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_and_si256(_mm256_srl_epi32(v, _mm_cvtsi32_si128(from as i32)), _mm256_set1_epi32(mask)) }
+    }
+
+    #[inline(always)]
+    unsafe fn byte_i32(v: __m256i, k: usize) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_srai_epi32::<24>(_mm256_sll_epi32(v, _mm_cvtsi32_si128(24 - 8 * k as i32))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_words(p: *const u8, stride: usize) -> __m256i {
+        // SAFETY: see above.
+        unsafe { join(dwords(p, stride), dwords(p.add(4 * stride), stride)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i32(p: *const i32) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_loadu_si256(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i32(p: *mut i32, v: __m256i) {
+        // SAFETY: see above.
+        unsafe { _mm256_storeu_si256(p.cast(), v) }
+    }
+
+    #[inline(always)]
     unsafe fn to_f32(v: __m256i) -> __m256 {
         // SAFETY: see above.
         unsafe { _mm256_cvtepi32_ps(v) }
@@ -219,7 +299,7 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
     unsafe fn load_scales(p: *const u8, stride: usize) -> [__m256; 2] {
         // SAFETY: see above.
         unsafe {
-            let both = join(dwords(p, stride), dwords(p.add(4 * stride), stride));
+            let both = Self::load_words(p, stride);
             let low = _mm256_and_si256(both, _mm256_set1_epi32(0xffff));
             let high = _mm256_srli_epi32::<16>(both);
             // Packing works on each 128-bit half: rows 0..4 and 4..8 of both, put back in order.

@@ -1,8 +1,9 @@
 //! AVX-512 with VNNI: sixteen weight rows at a time.
 
 use super::avx2::Avx2;
+use super::format::Format;
 use super::int8::{self, Outputs};
-use super::isa::{Format, Isa};
+use super::isa::Isa;
 use super::kernels::Scratch;
 use super::view::{Rows, Strided};
 use crate::quant::act::{ActRow, Acts};
@@ -17,6 +18,7 @@ pub(super) unsafe fn linear_int8(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, sc
     unsafe { int8::linear::<Avx512>(w, x, y, &mut scratch.int8) }
 }
 
+#[derive(Clone, Copy)]
 struct Avx512;
 
 /// The 16 bytes at `p`.
@@ -95,11 +97,26 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn nibbles(v: __m512i) -> [__m512i; 2] {
+    unsafe fn bits(v: __m512i, from: usize, mask: u8) -> __m512i {
         // SAFETY: see above.
         unsafe {
-            let low = _mm512_set1_epi8(15);
-            [_mm512_and_si512(v, low), _mm512_and_si512(_mm512_srli_epi16::<4>(v), low)]
+            let shifted = _mm512_srl_epi16(v, _mm_cvtsi32_si128(from as i32));
+            _mm512_and_si512(shifted, _mm512_set1_epi8(mask as i8))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn join_bits(low: __m512i, high: __m512i, at: usize) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_or_si512(low, _mm512_sll_epi16(high, _mm_cvtsi32_si128(at as i32))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bits(p: *const u8, stride: usize) -> __m512i {
+        // SAFETY: see above.
+        unsafe {
+            let bits = |k: usize| u64::from(p.add(4 * k * stride).cast::<u16>().read_unaligned()) << (16 * k);
+            _mm512_maskz_set1_epi8(bits(0) | bits(1) | bits(2) | bits(3), 1)
         }
     }
 
@@ -123,6 +140,12 @@ impl Isa for Avx512 {
                 _mm512_unpackhi_epi64(c, d),
             ]
         }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<F: Format>(w: __m512i, x: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, x) }
     }
 
     #[inline(always)]
@@ -171,6 +194,51 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn mul_i32(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_mullo_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn or_i32(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_or_si512(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn bits_i32(v: __m512i, from: usize, mask: i32) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_and_si512(_mm512_srl_epi32(v, _mm_cvtsi32_si128(from as i32)), _mm512_set1_epi32(mask)) }
+    }
+
+    #[inline(always)]
+    unsafe fn byte_i32(v: __m512i, k: usize) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_srai_epi32::<24>(_mm512_sll_epi32(v, _mm_cvtsi32_si128(24 - 8 * k as i32))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_words(p: *const u8, stride: usize) -> __m512i {
+        // SAFETY: see above.
+        unsafe {
+            let four = |k: usize| dwords(p.add(k * stride), stride);
+            join([four(0), four(4), four(8), four(12)])
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i32(p: *const i32) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i32(p: *mut i32, v: __m512i) {
+        // SAFETY: see above.
+        unsafe { _mm512_storeu_si512(p.cast(), v) }
+    }
+
+    #[inline(always)]
     unsafe fn to_f32(v: __m512i) -> __m512 {
         // SAFETY: see above.
         unsafe { _mm512_cvtepi32_ps(v) }
@@ -180,8 +248,7 @@ impl Isa for Avx512 {
     unsafe fn load_scales(p: *const u8, stride: usize) -> [__m512; 2] {
         // SAFETY: see above.
         unsafe {
-            let four = |k: usize| dwords(p.add(k * stride), stride);
-            let both = join([four(0), four(4), four(8), four(12)]);
+            let both = Self::load_words(p, stride);
             let high = _mm512_srli_epi32::<16>(both);
             [_mm512_cvtph_ps(_mm512_cvtepi32_epi16(both)), _mm512_cvtph_ps(_mm512_cvtepi32_epi16(high))]
         }

@@ -31,7 +31,8 @@ pub(super) fn linear(level: Level, w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>,
 }
 
 multiversion! {
-    fn dequantize(ty: TensorType, src: &[u8], dst: &mut [f32]) {
+    /// [`crate::quant::dequantize`].
+    pub(super) fn dequantize(ty: TensorType, src: &[u8], dst: &mut [f32]) {
         dequantize_row(ty, src, dst)
     }
 

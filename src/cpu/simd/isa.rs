@@ -1,5 +1,6 @@
-//! What the Int8 kernels ask of an instruction set, and what they need to know of a block format.
+//! What the Int8 kernels ask of an instruction set.
 
+use super::format::Format;
 use super::int8::Outputs;
 use super::view::{Rows, Strided};
 use crate::quant::act::ActRow;
@@ -10,7 +11,7 @@ use crate::quant::act::ActRow;
 /// # Safety
 /// Every method needs the features of the level, and pointers that are valid for the bytes it says it reads
 /// or writes; no alignment is asked for.
-pub(super) trait Isa {
+pub(super) trait Isa: Copy {
     /// 32-bit lanes of a vector: the weight rows of a group.
     const LANES: usize;
     /// What [`Isa::operand`] adds to a signed weight.
@@ -32,19 +33,25 @@ pub(super) trait Isa {
     unsafe fn splat_16(p: *const i8) -> Self::Bytes;
     /// The 4 bytes at `p` in every lane.
     unsafe fn splat_4(p: *const i8) -> Self::Bytes;
-    /// The low and the high nibble of every byte.
-    unsafe fn nibbles(v: Self::Bytes) -> [Self::Bytes; 2];
+    /// Of every byte the bits from `from` on, as many as `mask` has: `byte >> from & mask`.
+    unsafe fn bits(v: Self::Bytes, from: usize, mask: u8) -> Self::Bytes;
+    /// `low | high << at` for every byte; the bits of `high` stay inside it.
+    unsafe fn join_bits(low: Self::Bytes, high: Self::Bytes, at: usize) -> Self::Bytes;
+    /// The 16 bits at `p + 4·j·stride`, as the bytes 0 and 1 of part j.
+    unsafe fn load_bits(p: *const u8, stride: usize) -> Self::Bytes;
     /// Signed weights in the form in which the products below take them: each plus [`Isa::BIAS`].
     unsafe fn operand(v: Self::Bytes) -> Self::Bytes;
     /// 4 × 4 transpose of the dwords of four vectors, in every part: lane k of result j is lane j of `v[k]`.
     unsafe fn transpose(v: [Self::Bytes; 4]) -> [Self::Bytes; 4];
 
+    /// Σ of four products in every lane.
+    unsafe fn dot<F: Format>(w: Self::Bytes, x: Self::Bytes) -> Self::Ints;
     /// Σ of four products in every lane, over both pairs of vectors.
     unsafe fn dot_pair<F: Format>(w: [Self::Bytes; 2], x: [Self::Bytes; 2]) -> Self::Ints;
     /// Lane k of part j of the result = Σ of the four lanes of part j of `v[k]`.
     unsafe fn sum_lanes(v: [Self::Ints; 4]) -> Self::Ints;
 
-    /// Opens a sum over the eight quads of a block, which [`Isa::close`] turns into numbers.
+    /// Opens a sum over the quads of a block or half of one, which [`Isa::close`] turns into numbers.
     unsafe fn open<F: Format>(offset: i32) -> Self::Ints;
     /// Adds Σ of four products in every lane.
     unsafe fn dot_quad<F: Format>(sum: Self::Ints, w: Self::Bytes, x: Self::Bytes) -> Self::Ints;
@@ -53,6 +60,16 @@ pub(super) trait Isa {
 
     unsafe fn splat_i32(v: i32) -> Self::Ints;
     unsafe fn add_i32(a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    unsafe fn mul_i32(a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    unsafe fn or_i32(a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    /// `v >> from & mask`, unsigned.
+    unsafe fn bits_i32(v: Self::Ints, from: usize, mask: i32) -> Self::Ints;
+    /// Byte `k` of every lane, signed.
+    unsafe fn byte_i32(v: Self::Ints, k: usize) -> Self::Ints;
+    /// The 4 bytes at `p + k·stride` in lane k.
+    unsafe fn load_words(p: *const u8, stride: usize) -> Self::Ints;
+    unsafe fn load_i32(p: *const i32) -> Self::Ints;
+    unsafe fn store_i32(p: *mut i32, v: Self::Ints);
     unsafe fn to_f32(v: Self::Ints) -> Self::Floats;
 
     /// Two F16 values of every row as `f32`: lane k is read at `p + k·stride` and two bytes later.
@@ -74,46 +91,4 @@ pub(super) trait Isa {
     unsafe fn pack_weights<F: Format>(w: *const u8, stride: usize, blocks: usize, tile: *mut u8);
     /// [`super::int8::tile`], compiled for this level.
     unsafe fn tile<F: Format, const R: usize>(tile: *const u8, panel: *const u8, blocks: usize, out: Outputs);
-}
-
-/// What the kernels need to know of a block format of 32 values. Its scale is the F16 at its start.
-pub(super) trait Format {
-    /// Bytes of a block.
-    const BYTES: usize;
-    /// Where the quants begin.
-    const QUANTS: usize;
-    /// Whether quants are unsigned nibbles, two a byte (values 0..16 low, 16..32 high), or signed bytes.
-    const NIBBLES: bool;
-    /// Whether an F16 minimum follows the scale.
-    const MINIMUM: bool;
-    /// What the stored nibble exceeds the quant by.
-    const EXCESS: i32;
-}
-
-pub(super) struct Q4_0;
-pub(super) struct Q4_1;
-pub(super) struct Q8_0;
-
-impl Format for Q4_0 {
-    const BYTES: usize = 18;
-    const QUANTS: usize = 2;
-    const NIBBLES: bool = true;
-    const MINIMUM: bool = false;
-    const EXCESS: i32 = 8;
-}
-
-impl Format for Q4_1 {
-    const BYTES: usize = 20;
-    const QUANTS: usize = 4;
-    const NIBBLES: bool = true;
-    const MINIMUM: bool = true;
-    const EXCESS: i32 = 0;
-}
-
-impl Format for Q8_0 {
-    const BYTES: usize = 34;
-    const QUANTS: usize = 2;
-    const NIBBLES: bool = false;
-    const MINIMUM: bool = false;
-    const EXCESS: i32 = 0;
 }

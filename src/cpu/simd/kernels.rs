@@ -4,6 +4,7 @@ use super::float;
 use super::half;
 use super::level::Level;
 use super::multiversion;
+use super::q8;
 use super::scalar;
 use super::view::{Rows, Strided};
 #[cfg(target_arch = "x86_64")]
@@ -100,17 +101,35 @@ impl Kernels {
     pub fn widen(&self, ty: TensorType, src: &[u8], dst: &mut [f32]) {
         match ty {
             TensorType::F16 => half::widen(self.level, src, dst),
-            _ => crate::quant::dequantize(ty, src, dst),
+            _ => {
+                assert!(ty.row_bytes(dst.len()) == Some(src.len()), "{} bytes of {ty} for {}", src.len(), dst.len());
+                float::dequantize(self.level, ty, src, dst);
+            }
         }
     }
 
-    /// Stores f32 values as `ty`: F16 rounds to nearest even.
+    /// The values of Q8_0 rows that stand as columns, `[values, columns]` in f32. Block by block, `page` holds the
+    /// scales of all columns, then value by value the quants of all columns.
+    ///
+    /// # Panics
+    /// If the sizes do not fit.
+    pub fn widen_columns(&self, page: &[u8], columns: usize, out: &mut [f32]) {
+        let bytes = TensorType::Q8_0.row_bytes(out.len()).filter(|_| out.len().is_multiple_of(columns));
+        assert!(bytes == Some(page.len()), "{} bytes are not {} values in {columns} columns", page.len(), out.len());
+        q8::widen_columns(self.level, page, columns, out);
+    }
+
+    /// Stores f32 values as `ty`, as [`crate::quant::encode`].
     ///
     /// # Panics
     /// If the sizes do not fit.
     pub fn narrow(&self, ty: TensorType, src: &[f32], dst: &mut [u8]) {
         match ty {
             TensorType::F16 => half::narrow(self.level, src, dst),
+            TensorType::Q8_0 => {
+                assert!(ty.row_bytes(src.len()) == Some(dst.len()), "{} bytes of {ty} for {}", dst.len(), src.len());
+                q8::narrow(self.level, src, dst);
+            }
             _ => crate::quant::encode(ty, src, dst),
         }
     }

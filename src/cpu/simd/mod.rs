@@ -30,6 +30,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod float;
+#[cfg(target_arch = "x86_64")]
+mod format;
 mod half;
 #[cfg(target_arch = "x86_64")]
 mod int8;
@@ -37,6 +39,7 @@ mod int8;
 mod isa;
 mod kernels;
 mod level;
+mod q8;
 mod scalar;
 mod view;
 

@@ -1,0 +1,48 @@
+//! Q4_K: `{ f16 d; f16 dmin; u8 scales[12]; u8 qs[128] }`, eight sub-blocks of 32; value = d·s·q − dmin·m.
+//! Sub-block 2c has the low nibbles of bytes 32c..32c + 32 of `qs`, sub-block 2c + 1 their high nibbles.
+//! Layout: ggml's `block_q4_K`.
+
+use super::BLOCK;
+use super::act::ActRow;
+use super::k::{self, SUBS, SUPER};
+
+/// Bytes of a block, and where its quants begin.
+const BYTES: usize = 144;
+const QUANTS: usize = 16;
+
+#[inline(always)]
+fn quants(block: &[u8; BYTES], j: usize) -> [u8; BLOCK] {
+    let bytes: &[u8; BLOCK] = block[QUANTS + BLOCK * (j / 2)..].first_chunk().expect("32 bytes");
+    let shift = 4 * (j % 2);
+    bytes.map(|b| b >> shift & 15)
+}
+
+#[inline(always)]
+pub(super) fn dequantize(src: &[u8], dst: &mut [f32]) {
+    for (block, out) in src.as_chunks::<BYTES>().0.iter().zip(dst.as_chunks_mut::<SUPER>().0) {
+        for (j, out) in out.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
+            let (s, m) = k::step(block, j);
+            let quants = quants(block, j);
+            for i in 0..BLOCK {
+                out[i] = f32::from(quants[i]) * s - m;
+            }
+        }
+    }
+}
+
+pub(super) fn encode(src: &[f32], dst: &mut [u8]) {
+    for (x, block) in src.as_chunks::<SUPER>().0.iter().zip(dst.as_chunks_mut::<BYTES>().0) {
+        let quants = k::encode(x, 15, block);
+        for (i, byte) in block[QUANTS..].iter_mut().enumerate() {
+            let low = i / BLOCK * 2 * BLOCK + i % BLOCK;
+            *byte = quants[low] | quants[low + BLOCK] << 4;
+        }
+    }
+}
+
+/// As [`k::dot`] says.
+pub(super) fn dot(row: &[u8], x: ActRow<'_>) -> f32 {
+    k::dot::<BYTES>(row, x, quants)
+}
+
+const _: () = assert!(BYTES == QUANTS + SUPER / 2 && SUBS == 8);
