@@ -175,7 +175,7 @@ impl ThoughtScanner {
                 self.release(each);
                 continue;
             }
-            let Some((_, place)) = possible.find(|(tag, _)| tag.len() == self.held.len()) else { return None };
+            let (_, place) = possible.find(|(tag, _)| tag.len() == self.held.len())?;
             let turn = match (self.place, place) {
                 (Place::Thought, _) => Some(ThoughtTag::Close),
                 (_, Place::Thought) => Some(ThoughtTag::Open),
