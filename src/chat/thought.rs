@@ -296,3 +296,19 @@ impl Run<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else the scanner would take the shorter for the longer.
+    #[test]
+    fn no_tag_or_mark_starts_another() {
+        for (_, known) in KNOWN {
+            let all: Vec<&str> = known.marks.iter().copied().chain([known.open, known.close]).collect();
+            for (i, a) in all.iter().enumerate() {
+                assert!(!a.is_empty() && all.iter().enumerate().all(|(j, b)| i == j || !b.starts_with(a)), "{a}");
+            }
+        }
+    }
+}

@@ -176,14 +176,19 @@ fn long_sums_of_lists_are_paid_for() {
     }
 }
 
-/// What is nested deeply is also let go of deeply: on the deepest stack that the longest conversation pays for.
+/// What is nested deeply is also let go of deeply: the stack grows with what a long conversation pays for.
 #[test]
 fn deep_values_do_not_overflow_the_stack() {
-    let template = "{% set ns = namespace(x=[]) %}{% for i in range(100000) %}{% for j in range(9) %}\
-        {% set ns.x = [ns.x] %}{% endfor %}{% endfor %}";
-    let long = "a".repeat(16 << 20);
-    let template = Template::new(template, "", "").unwrap();
-    assert!(template.render(&messages(&[("user", &long)]), true).unwrap_err().to_string().contains("fuel"));
+    let long = "a".repeat(4 << 20);
+    for nest in ["[ns.x]", "{'x': ns.x}", "(ns.x,)", "namespace(x=ns.x)"] {
+        let source = format!(
+            "{{% set ns = namespace(x=[]) %}}{{% for i in range(100000) %}}{{% for j in range(9) %}}\
+             {{% set ns.x = {nest} %}}{{% endfor %}}{{% endfor %}}"
+        );
+        let template = Template::new(&source, "", "").unwrap();
+        let error = template.render(&messages(&[("user", &long)]), true).unwrap_err().to_string();
+        assert!(error.contains("fuel"), "{nest}: {error}");
+    }
 }
 
 #[test]
