@@ -67,8 +67,8 @@ fn replacement<'a>(from: &Instruction<'a>, moved: impl Fn(u32) -> u32) -> Result
         Instruction::Gt => test(">"),
         Instruction::Gte => test(">="),
         Instruction::In => test("in"),
-        Instruction::Add => filter(guard::ADD, 2),
-        Instruction::StringConcat => filter(guard::CONCAT, 2),
+        Instruction::Add => Instruction::CallFunction(guard::ADD, Some(2)),
+        Instruction::StringConcat => Instruction::CallFunction(guard::CONCAT, Some(2)),
         Instruction::GetItem => filter(guard::ITEM, 2),
         Instruction::BuildMap(pairs) => {
             filter(guard::MAP, u16::try_from(*pairs * 2).map_err(|_| refused("a dictionary of so many fields"))?)

@@ -123,3 +123,33 @@ fn real_templates_find_the_thought_of_an_earlier_answer() {
     }
     assert!(found >= 30, "{found}");
 }
+
+/// The budget of work is no limit to a long conversation: 1000 messages, with tools.
+#[test]
+fn real_templates_render_long_conversations() {
+    let Some(folder) = std::env::var_os("COTVALVE_TEST_TEMPLATES") else {
+        println!("skipped: COTVALVE_TEST_TEMPLATES names no folder of templates");
+        return;
+    };
+    let conversations: Conversations = stored("conversations.json");
+    let expected: Expected = stored("templates.json");
+    let tools = conversations.cases.iter().find(|case| case.name == "tools").unwrap().tools.clone();
+    for name in expected.templates.keys() {
+        let source = std::fs::read_to_string(Path::new(&folder).join(name)).unwrap();
+        let template = Template::new(&source, "<s>", "</s>").unwrap();
+        let turn = |i| [Message::new("user", format!("question {i}")), Message::assistant("hm", format!("answer {i}"))];
+        let render = |turns: usize| {
+            let mut messages: Vec<Message> = (0..turns).flat_map(turn).collect();
+            messages.push(Message::new("user", "the last question"));
+            template.render_with(&messages, &RenderOptions { tools: tools.clone(), ..RenderOptions::answer() })
+        };
+        if render(1).is_err() {
+            println!("{name} refuses such conversations");
+            continue;
+        }
+        let start = std::time::Instant::now();
+        let text = render(500).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(text.contains("the last question"), "{name}");
+        println!("{name}: {:?}", start.elapsed());
+    }
+}
