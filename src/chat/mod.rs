@@ -32,9 +32,12 @@ const STACK_BYTES_A_FUEL: usize = 128;
 const RECURSION_MAX: usize = 256;
 /// Work for a render, in units of minijinja's fuel: an instruction, or 64 bytes created or read.
 const FUEL: u64 = 250_000;
-/// More of it for each message, and for so many bytes of messages.
+/// More of it for each message, for each two of them (some templates look back from every message), and for so many
+/// bytes of messages; and the most that this makes.
 const FUEL_A_MESSAGE: u64 = 500;
+const FUEL_A_PAIR: u64 = 8;
 const BYTES_A_FUEL: u64 = 4;
+const FUEL_MAX: u64 = 8_000_000;
 /// Longest prompt, in bytes, besides what the messages take; these may appear this many times.
 const OUTPUT_BYTES: usize = 1 << 20;
 const OUTPUT_COPIES: usize = 4;
@@ -103,7 +106,9 @@ impl Template {
         let context = Json::Object(options.context(messages, &self.bos_text, &self.eos_text));
         let bytes = context.to_string().len();
         let mut environment = self.environment.clone();
-        let fuel = FUEL + FUEL_A_MESSAGE * count + bytes as u64 / BYTES_A_FUEL;
+        let pairs = count.saturating_mul(count) / 2;
+        let fuel = FUEL + FUEL_A_MESSAGE * count + FUEL_A_PAIR.saturating_mul(pairs) + bytes as u64 / BYTES_A_FUEL;
+        let fuel = fuel.min(FUEL_MAX);
         environment.set_fuel(Some(fuel));
         let now = options.now.unwrap_or_else(clock::now);
         environment.add_function("strftime_now", move |format: &str| clock::strftime(format, now));
