@@ -23,7 +23,8 @@ fn messages_are_in_the_shape_of_openai() {
     assert_eq!(
         rendered("{{ messages[0] | tojson }}", &[asks], &RenderOptions::default()),
         "{\"role\": \"assistant\", \"content\": \"\", \"tool_calls\": [\
-         {\"id\": \"c1\", \"type\": \"function\", \"function\": {\"name\": \"add\", \"arguments\": {\"b\": 1, \"a\": 2.5}}}, \
+         {\"id\": \"c1\", \"type\": \"function\", \"function\": \
+         {\"name\": \"add\", \"arguments\": {\"b\": 1, \"a\": 2.5}}}, \
          {\"type\": \"function\", \"function\": {\"name\": \"now\", \"arguments\": \"{}\"}}]}"
     );
     let answer = Message { name: Some("add".into()), tool_call_id: Some("c1".into()), ..Message::new("tool", "3.5") };
@@ -41,7 +42,8 @@ fn a_thought_goes_where_the_template_looks_for_it() {
         ("nothing", json!({"role": "assistant", "content": "so"})),
         (
             "[THINK] block['thinking']",
-            json!({"role": "assistant", "content": [{"type": "thinking", "thinking": "why"}, {"type": "text", "text": "so"}]}),
+            json!({"role": "assistant", "content":
+                [{"type": "thinking", "thinking": "why"}, {"type": "text", "text": "so"}]}),
         ),
     ] {
         assert_eq!(given(&message, habit), expected, "{habit}");
@@ -60,11 +62,12 @@ fn tools_and_variables_are_passed_as_transformers_does() {
         now: Some(1_763_901_296),
         ..RenderOptions::answer()
     };
-    let source = "{{ tools | tojson }} {{ enable_thinking }} {{ thinking }} {{ date_string }} {{ add_generation_prompt }} \
-        {{ strftime_now('%Y-%m-%d') }}";
+    let source = "{{ tools | tojson }} {{ enable_thinking }} {{ thinking }} {{ date_string }} \
+        {{ add_generation_prompt }} {{ strftime_now('%Y-%m-%d') }}";
     assert_eq!(
         rendered(source, &[], &options),
-        "[{\"type\": \"function\", \"function\": {\"name\": \"f\", \"b\": 1, \"a\": 2}}] False False 1 May 7 2025-11-23"
+        "[{\"type\": \"function\", \"function\": {\"name\": \"f\", \"b\": 1, \"a\": 2}}] \
+         False False 1 May 7 2025-11-23"
     );
 }
 
@@ -89,8 +92,8 @@ fn loops_follow_python() {
     let write = |source: &str| Template::new(source, "", "").unwrap().render(&[], false).map_err(|e| e.to_string());
     assert_eq!(write("{% for x in missing %}{% else %}none{% endfor %}").unwrap(), "none");
     assert!(write("{% for x in none %}{% endfor %}").unwrap_err().contains("none is no list"));
-    let nested = "{% for x in [1, 2, 3] recursive %}{% if x is iterable %}({{ loop(x) }}){% elif x == 2 %}{% continue %}\
-        {% else %}{{ x }}{% endif %}{% if loop.last %}.{% endif %}{% endfor %}";
+    let nested = "{% for x in [1, 2, 3] recursive %}{% if x is iterable %}({{ loop(x) }})\
+        {% elif x == 2 %}{% continue %}{% else %}{{ x }}{% endif %}{% if loop.last %}.{% endif %}{% endfor %}";
     assert_eq!(write(nested).unwrap(), "13.");
     assert_eq!(write(&nested.replace("[1, 2, 3]", "[1, [2, 3], 4]")).unwrap(), "1(3.)4.");
     let scope = "{% set a = 1 %}{%- generation -%} {{ a }}{% set a = 2 %} {%- endgeneration -%} {{ a }}";
