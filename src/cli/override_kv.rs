@@ -21,7 +21,7 @@ pub fn open(path: &Path, overrides: &[String]) -> Result<Gguf> {
 fn parse(text: &str) -> Result<(&str, Value)> {
     let refused = || {
         let reason = format!("{text:?} is not of the form KEY=TYPE:VALUE, TYPE being int, float, bool or str");
-        Error::argument("--override-kv", reason)
+        Error::Argument { name: "--override-kv", reason }
     };
     let (key, typed) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or_else(refused)?;
     let (kind, value) = typed.split_once(':').ok_or_else(refused)?;
