@@ -334,6 +334,7 @@ mod tests {
             ["json-schema", "grammar", "response-format"]
                 .map(|name| Sampling::fields().iter().find(|field| field.name == name).unwrap().get(s))
         };
+        let mut s = Sampling::default();
         s.set("j", "{}").unwrap();
         assert_eq!(show(&s), ["{}", "none", "json"]);
         s.set("grammar", "root ::= \"a\"").unwrap();
