@@ -54,7 +54,7 @@
 //! # Layers
 //!
 //! ```text
-//! doors     main cli                    arguments in, text out
+//! doors     main cli capi               arguments in, text out
 //! drivers   engine                      sessions, steps
 //! state     kv sampler                  host bookkeeping
 //! model     model valve                 generic over the backend
@@ -64,6 +64,8 @@
 //! ```
 
 pub mod backend;
+#[cfg(feature = "capi")]
+pub mod capi;
 pub mod chat;
 pub mod cpu;
 #[cfg(feature = "cuda")]

@@ -8,7 +8,8 @@ use cotvalve::map::Bytes;
 use cotvalve::tensor::TensorType;
 use std::path::Path;
 use support::gguf_fixture::{tiny_adapter, tiny_llama};
-use support::hostile::{byte_flips, every_truncation, parse_and_touch, touch};
+use support::hostile::{byte_flips, every_truncation, parse_and_touch};
+use support::touch::touch;
 
 const ADAPTER_TARGETS: [&str; 3] = ["blk.0.attn_q.weight", "blk.1.ffn_down.weight", "token_embd.weight"];
 

@@ -10,7 +10,7 @@ use cotvalve::tensor::TensorType;
 use std::fs;
 use std::path::{Path, PathBuf};
 use support::gguf_fixture::{self as fixture, TinyLlama, encode_float, tiny_adapter, tiny_llama};
-use support::hostile::touch;
+use support::touch::touch;
 
 fn parse(bytes: Vec<u8>) -> Gguf {
     Gguf::parse(Path::new("test.gguf"), Bytes::from(bytes)).unwrap()

@@ -1,18 +1,16 @@
 //! Damaged model and adapter files, taken as far as they go: to a forward pass and a decode step. Each gives an
 //! error or a result; none panics, hangs, or asks for a memory its size does not explain.
 
+#[path = "fuzz/bodies.rs"]
+mod bodies;
 mod support;
 
-use cotvalve::backend::Precision;
-use cotvalve::engine::{Engine, EngineOptions, Valve};
 use cotvalve::error::Result;
 use cotvalve::gguf::Gguf;
 use cotvalve::map::Bytes;
 use cotvalve::model::Model;
 use cotvalve::quant;
-use cotvalve::sampler::Sampling;
 use cotvalve::tensor::TensorType;
-use cotvalve::valve::{Adapter, Dial, Scope};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,39 +30,10 @@ const LONGEST_CASE: Duration = Duration::from_secs(20);
 const TARGETS: [&str; 4] =
     ["blk.0.attn_q.weight", "blk.1.attn_k.weight", "blk.0.ffn_up.weight", "blk.1.ffn_down.weight"];
 
-fn options() -> EngineOptions {
-    let precision = Precision::Int8;
-    EngineOptions { threads: 1, context: 64, batch: 16, precision, ..EngineOptions::default() }
-}
-
-fn parse(bytes: Bytes) -> Result<Gguf> {
-    Gguf::parse(Path::new("hostile.gguf"), bytes)
-}
-
-/// A prompt of five tokens, one token drawn, one more decode step.
-fn think(engine: &Engine, valve: Option<&Valve>) -> Result<()> {
-    let model = engine.model();
-    let vocab = model.config().vocab as u32;
-    let mut session = engine.session();
-    if let Some(valve) = valve {
-        session.set(valve, Dial::constant(1.0)?, Scope::All)?;
-    }
-    session.prompt(&[1, 2, 3, 4, 5].map(|id| id % vocab))?;
-    for event in session.generate(&Sampling::default(), 1)? {
-        event?;
-    }
-    session.extend(&[0])
-}
-
 /// Runs a damaged model as far as it goes; counts those that think.
 fn use_model(bytes: Bytes, sound: &AtomicUsize) -> Result<()> {
     let start = Instant::now();
-    let result = parse(bytes).and_then(Model::new).and_then(|model| {
-        let tokenizer = model.tokenizer();
-        let _ = tokenizer.encode("and the thing\n\n<|im_end|> 123 ἄλφα", true, true);
-        let engine = Engine::new(model, &options())?;
-        think(&engine, None)
-    });
+    let result = bodies::use_model(bytes);
     sound.fetch_add(usize::from(result.is_ok()), Ordering::Relaxed);
     check_cost(start);
     result
@@ -72,12 +41,7 @@ fn use_model(bytes: Bytes, sound: &AtomicUsize) -> Result<()> {
 
 fn use_adapter(model: &Arc<Model>, bytes: Bytes, sound: &AtomicUsize) -> Result<()> {
     let start = Instant::now();
-    let adapter = parse(bytes).and_then(|gguf| Adapter::read(&gguf, model.config(), model.has_output()));
-    let result = adapter.and_then(|adapter| {
-        let engine = Engine::new(model.clone(), &options())?;
-        let valve = engine.attach_adapter(adapter)?;
-        think(&engine, Some(&valve))
-    });
+    let result = bodies::use_adapter(model, bytes);
     sound.fetch_add(usize::from(result.is_ok()), Ordering::Relaxed);
     check_cost(start);
     result
@@ -89,7 +53,7 @@ fn check_cost(start: Instant) {
 }
 
 fn clean_model(file: Vec<u8>) -> Arc<Model> {
-    Model::new(parse(Bytes::from(file)).unwrap()).unwrap()
+    Model::new(Gguf::parse(Path::new("clean.gguf"), Bytes::from(file)).unwrap()).unwrap()
 }
 
 fn encoded(ty: TensorType, values: &[f32]) -> Vec<u8> {

@@ -134,6 +134,17 @@ impl Gguf {
         &self.metadata
     }
 
+    /// Sets `key` to `value` in what was read, not in the file: a user may know better than the file.
+    pub fn set(&mut self, key: &str, value: Value) {
+        match self.keys.get(key) {
+            Some(&at) => self.metadata[at].1 = value,
+            None => {
+                self.keys.insert(key.to_owned(), self.metadata.len());
+                self.metadata.push((key.to_owned(), value));
+            }
+        }
+    }
+
     /// All tensors, shard by shard in the order of the files.
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.tensors

@@ -8,6 +8,7 @@ mod vocab;
 pub use config::{ARCHITECTURES, Architecture, Config};
 pub use forward::{Forward, Stage, StageSpec};
 pub use load::{FanKind, Layer, Site, Weights};
+pub use vocab::tokenizer;
 
 use crate::chat::{Message, RenderOptions, Template, ThoughtTags};
 use crate::error::{Error, Result};
@@ -37,7 +38,11 @@ impl Model {
     /// The same, of a file already read.
     pub fn new(gguf: Gguf) -> Result<Arc<Self>> {
         let config = Config::read(&gguf)?;
-        let tokenizer = vocab::tokenizer(&gguf, config.vocab)?;
+        let tokenizer = tokenizer(&gguf)?;
+        if tokenizer.vocab_size() != config.vocab {
+            let what = format!("{} tokens for {} embeddings", tokenizer.vocab_size(), config.vocab);
+            return Err(Error::malformed(gguf.path(), what));
+        }
         Ok(Arc::new(Self { gguf, config, tokenizer, fingerprint: OnceLock::new() }))
     }
 

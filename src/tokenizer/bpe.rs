@@ -3,7 +3,8 @@
 //! A symbol is a string that merging can produce. Symbols below the vocabulary's size are its tokens; the others
 //! are strings that the merge list names and the vocabulary lacks, which a sound file has none of.
 
-use super::bytes::ALPHABET;
+use super::bytes::{ALPHABET, byte_token};
+use super::rules::Rule;
 use crate::error::{Error, Result};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -12,14 +13,23 @@ use std::collections::{BinaryHeap, HashMap};
 pub(super) struct Bpe {
     /// The number of tokens.
     tokens: u32,
-    /// The symbol of each byte.
-    bytes: [u32; 256],
+    start: Start,
+    /// By text, the tokens that a whole word can be; empty where merges decide alone.
+    words: HashMap<Box<[u8]>, u32>,
     /// Pair of symbols to its rank: the pair that stands first in the merge list merges first.
     ranks: HashMap<(u32, u32), u32>,
     /// By rank, the symbol that the pair becomes.
     merged: Vec<u32>,
     /// By symbol less `tokens`: the tokens that are emitted for a symbol that is none.
     spelled: Vec<Box<[u32]>>,
+}
+
+/// The symbols that merging starts from.
+enum Start {
+    /// Bytes, written in the byte alphabet: the symbol of each.
+    Bytes(Box<[u32; 256]>),
+    /// Characters, and the tokens of bytes for those that no token or merge has.
+    Chars { symbols: HashMap<char, u32>, bytes: Box<[Option<u32>; 256]> },
 }
 
 /// A symbol of the word at hand; neighbours by index, `NONE` at the ends.
@@ -32,6 +42,8 @@ struct Link {
 }
 
 const NONE: u32 = u32::MAX;
+/// A character that no token or merge has: nothing merges with it.
+const STRANGER: u32 = NONE - 1;
 
 /// A possible merge. Ordered by rank, then from left to right, which makes the result unique.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -54,6 +66,7 @@ pub(super) struct Scratch {
 struct Symbols<'a> {
     tokens: &'a HashMap<&'a str, u32>,
     count: usize,
+    plain: bool,
     absent: HashMap<Box<str>, u32>,
     spelled: Vec<Box<[u32]>>,
 }
@@ -65,25 +78,47 @@ impl Symbols<'_> {
         }
         let id = u32::try_from(self.count + self.spelled.len())
             .ok()
-            .filter(|id| *id < NONE)
+            .filter(|id| *id < STRANGER)
             .ok_or_else(|| Error::Tokenizer("too many merges".into()))?;
         // As llama.cpp does: a symbol that is no token is spelled in tokens of one byte, and what has none is left out.
-        let ascii = text.as_bytes().iter().filter(|b| b.is_ascii());
-        let spelled = ascii.filter_map(|b| self.tokens.get(&*char::from(*b).encode_utf8(&mut [0; 4])));
-        self.spelled.push(spelled.copied().collect());
+        let spelled = text.bytes().filter_map(|byte| match self.plain {
+            true => self.byte_token(byte),
+            false => byte.is_ascii().then(|| self.tokens.get(&*char::from(byte).encode_utf8(&mut [0; 4])).copied())?,
+        });
+        self.spelled.push(spelled.collect());
         self.absent.insert(text.into(), id);
         Ok(id)
+    }
+
+    fn byte_token(&self, byte: u8) -> Option<u32> {
+        self.tokens.get(&*byte_token(byte)).copied()
+    }
+
+    /// The symbols that words start from, once all merges have been read.
+    fn start(&mut self) -> Result<Start> {
+        if self.plain {
+            let texts = self.tokens.iter().map(|(text, id)| (*text, *id));
+            let absent = self.absent.iter().map(|(text, id)| (&**text, *id));
+            let single = |(text, id): (&str, u32)| {
+                let mut chars = text.chars();
+                chars.next().filter(|_| chars.next().is_none()).map(|c| (c, id))
+            };
+            let symbols = texts.chain(absent).filter_map(single).collect();
+            let bytes = std::array::from_fn(|byte| self.byte_token(byte as u8));
+            return Ok(Start::Chars { symbols, bytes: Box::new(bytes) });
+        }
+        let mut bytes = Box::new([0; 256]);
+        for (byte, symbol) in (0..=255).zip(bytes.iter_mut()) {
+            *symbol = self.id(ALPHABET.char(byte).encode_utf8(&mut [0; 4]))?;
+        }
+        Ok(Start::Bytes(bytes))
     }
 }
 
 impl Bpe {
     /// Reads the merge list, each item `left right`, best first. `tokens` maps texts to ids below `count`.
-    pub(super) fn new(tokens: &HashMap<&str, u32>, count: usize, merges: &[&str]) -> Result<Self> {
-        let mut symbols = Symbols { tokens, count, absent: HashMap::new(), spelled: Vec::new() };
-        let mut bytes = [0; 256];
-        for (byte, symbol) in (0..=255).zip(&mut bytes) {
-            *symbol = symbols.id(ALPHABET.char(byte).encode_utf8(&mut [0; 4]))?;
-        }
+    pub(super) fn new(tokens: &HashMap<&str, u32>, count: usize, merges: &[&str], rule: &Rule) -> Result<Self> {
+        let mut symbols = Symbols { tokens, count, plain: rule.plain, absent: HashMap::new(), spelled: Vec::new() };
         let mut ranks = HashMap::with_capacity(merges.len());
         let mut merged = Vec::with_capacity(merges.len());
         let mut text = String::new();
@@ -102,22 +137,49 @@ impl Bpe {
             merged.push(symbols.id(&text)?);
             ranks.entry(pair).or_insert(rank);
         }
+        let start = symbols.start()?;
+        let words = match (rule.whole_words, rule.plain) {
+            (true, _) => tokens.iter().filter_map(|(text, id)| Some((ALPHABET.decode(text)?.into(), *id))).collect(),
+            // Gemma has tokens for several line feeds, and no merges that lead to them.
+            (false, true) => {
+                let feeds = tokens.iter().filter(|(text, _)| text.bytes().all(|byte| byte == b'\n'));
+                feeds.map(|(text, id)| (text.as_bytes().into(), *id)).collect()
+            }
+            (false, false) => HashMap::new(),
+        };
         let tokens = u32::try_from(count).map_err(|_| Error::Tokenizer("too many tokens".into()))?;
-        Ok(Self { tokens, bytes, ranks, merged, spelled: symbols.spelled })
+        Ok(Self { tokens, start, words, ranks, merged, spelled: symbols.spelled })
+    }
+
+    /// Makes `links` of the word's symbols.
+    fn link(&self, word: &str, links: &mut Vec<Link>) {
+        let mut push = |symbol: u32, len: usize| {
+            let at = links.len() as u32;
+            // The first link's predecessor wraps to `NONE`.
+            links.push(Link { symbol, previous: at.wrapping_sub(1), next: at + 1, len: len as u32 });
+        };
+        match &self.start {
+            Start::Bytes(bytes) => word.bytes().for_each(|byte| push(bytes[byte as usize], 1)),
+            Start::Chars { symbols, .. } => {
+                word.chars().for_each(|c| push(symbols.get(&c).copied().unwrap_or(STRANGER), c.len_utf8()));
+            }
+        }
+        if let Some(last) = links.last_mut() {
+            last.next = NONE;
+        }
     }
 
     /// Appends the tokens of one word. Time O(n log n) in its length, which is below 4 GiB.
     pub(super) fn encode_word(&self, word: &str, scratch: &mut Scratch, out: &mut Vec<u32>) {
+        if let Some(whole) = (!self.words.is_empty()).then(|| self.words.get(word.as_bytes())).flatten() {
+            out.push(*whole);
+            return;
+        }
         let Scratch { links, queue } = scratch;
         links.clear();
         queue.clear();
-        let count = word.len() as u32;
-        for (at, byte) in (0..count).zip(word.bytes()) {
-            let next = if at + 1 == count { NONE } else { at + 1 };
-            // The first link's predecessor wraps to `NONE`.
-            links.push(Link { symbol: self.bytes[byte as usize], previous: at.wrapping_sub(1), next, len: 1 });
-        }
-        for left in 1..count {
+        self.link(word, links);
+        for left in 1..links.len() as u32 {
             self.propose(links, queue, left - 1, left);
         }
         while let Some(Reverse(merge)) = queue.pop() {
@@ -137,10 +199,20 @@ impl Bpe {
             self.propose(links, queue, previous, merge.left);
             self.propose(links, queue, merge.left, next);
         }
+        self.emit(word, links, out);
+    }
+
+    fn emit(&self, word: &str, links: &[Link], out: &mut Vec<u32>) {
+        let mut end = 0;
         for link in links.iter().filter(|link| link.len > 0) {
-            match link.symbol.checked_sub(self.tokens) {
-                None => out.push(link.symbol),
-                Some(absent) => out.extend_from_slice(&self.spelled[absent as usize]),
+            end += link.len as usize;
+            match (link.symbol, &self.start) {
+                (STRANGER, Start::Chars { bytes, .. }) => {
+                    let text = &word.as_bytes()[end - link.len as usize..end];
+                    out.extend(text.iter().filter_map(|byte| bytes[*byte as usize]));
+                }
+                (symbol, _) if symbol < self.tokens => out.push(symbol),
+                (symbol, _) => out.extend_from_slice(&self.spelled[(symbol - self.tokens) as usize]),
             }
         }
     }

@@ -43,6 +43,11 @@ impl Alphabet {
         self.chars[byte as usize]
     }
 
+    /// The bytes that `text` stands for; `None` if a character is outside the alphabet.
+    pub(super) fn decode(&self, text: &str) -> Option<Vec<u8>> {
+        text.chars().map(|c| self.bytes.get(c as usize).copied().flatten()).collect()
+    }
+
     /// Appends the bytes that `text` stands for; a character outside the alphabet stays as it is.
     pub(super) fn decode_into(&self, text: &str, out: &mut Vec<u8>) {
         for c in text.chars() {
@@ -52,6 +57,18 @@ impl Alphabet {
             }
         }
     }
+}
+
+/// The text of the token of one byte where tokens are written as they are: `<0x0A>`.
+pub(super) fn byte_token(byte: u8) -> String {
+    format!("<0x{byte:02X}>")
+}
+
+/// The byte that [`byte_token`] has written.
+pub(super) fn hex_byte(token: &str) -> Option<u8> {
+    let digits = token.strip_prefix("<0x")?.strip_suffix('>').filter(|digits| digits.len() == 2)?;
+    let digits = Some(digits).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
+    u8::from_str_radix(digits, 16).ok()
 }
 
 #[cfg(test)]

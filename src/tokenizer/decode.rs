@@ -7,6 +7,8 @@
 #[derive(Clone, Debug, Default)]
 pub struct Decoder {
     held: Vec<u8>,
+    /// The next token loses a space at its start.
+    drop_space: bool,
 }
 
 impl Decoder {
@@ -15,8 +17,15 @@ impl Decoder {
         Self::default()
     }
 
+    /// A decoder at the start of a text whose first token has had a space put before it.
+    pub(super) fn dropping_space() -> Self {
+        Self { held: Vec::new(), drop_space: true }
+    }
+
     /// Takes the bytes of the next token; returns the text that is now certain, which may be empty.
     pub fn push(&mut self, bytes: &[u8]) -> String {
+        let drop_space = std::mem::take(&mut self.drop_space);
+        let bytes = bytes.strip_prefix(b" ").filter(|_| drop_space).unwrap_or(bytes);
         self.held.extend_from_slice(bytes);
         let mut text = String::with_capacity(self.held.len());
         let mut rest = self.held.as_slice();

@@ -1,61 +1,35 @@
-//! Text to tokens and back: byte-level BPE with the vocabulary of a GGUF file, token for token as llama.cpp.
+//! Text to tokens and back with the vocabulary of a GGUF file, token for token as llama.cpp: byte-level BPE, BPE of
+//! characters as Gemma 4 has it, and SentencePiece.
 
 mod bpe;
 mod bytes;
+mod class;
 mod decode;
+mod rules;
+mod sets;
 mod special;
 mod split;
+mod spm;
+mod vocab;
+mod words;
 
 pub use decode::Decoder;
+pub use vocab::Vocab;
 
 use crate::error::{Error, Result};
 use bpe::{Bpe, Scratch};
-use bytes::ALPHABET;
-use special::{Kind, Part, Special};
-use split::Splitter;
+use rules::Rule;
+use special::{Part, Special};
+use spm::Spm;
 use std::borrow::Cow;
-use std::collections::HashMap;
+use vocab::{Spelling, refused};
 
-/// Most tokens that may be special; each costs a search over every text encoded.
-const SPECIALS_MAX: usize = 1 << 15;
-/// Longest text that is encoded, in bytes; positions in it are 32-bit.
+/// Longest text that is encoded, in bytes; positions in it are 32-bit, also with three bytes for each space.
 const TEXT_BYTES_MAX: usize = 1 << 30;
-
-/// A vocabulary as a model file describes it (`tokenizer.ggml.*`).
-#[derive(Clone, Debug, Default)]
-pub struct Vocab<'a> {
-    /// `model`: the kind of vocabulary; `gpt2` is byte-level BPE.
-    pub model: &'a str,
-    /// `pre`: how text is cut into words before BPE.
-    pub pre: &'a str,
-    /// Text of each token; a token's id is its index.
-    pub tokens: &'a [&'a str],
-    /// Type of each token: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte. Empty: all normal.
-    pub token_types: &'a [i32],
-    /// BPE merges `left right`, best first.
-    pub merges: &'a [&'a str],
-    /// First token of a text.
-    pub bos: Option<u32>,
-    /// Last token of a text.
-    pub eos: Option<u32>,
-    /// End of a turn.
-    pub eot: Option<u32>,
-    /// End of a message.
-    pub eom: Option<u32>,
-    /// Stands for what the vocabulary can not write.
-    pub unk: Option<u32>,
-    /// Padding.
-    pub pad: Option<u32>,
-    /// A text starts with `bos`.
-    pub add_bos: bool,
-    /// A text ends with `eos`.
-    pub add_eos: bool,
-}
 
 /// Turns text into token ids and ids into bytes.
 pub struct Tokenizer {
-    bpe: Bpe,
-    splitter: Splitter,
+    encoder: Encoder,
     /// The bytes of all tokens, one after the other; token `i` has `starts[i]..starts[i + 1]`.
     bytes: Vec<u8>,
     starts: Vec<u32>,
@@ -71,39 +45,60 @@ pub struct Tokenizer {
     add_eos: bool,
 }
 
+/// How text between special tokens becomes tokens.
+enum Encoder {
+    Bpe {
+        bpe: Bpe,
+        rule: &'static Rule,
+    },
+    Spm {
+        spm: Spm,
+        /// A space is put before a text, and before what follows a special token.
+        prefix: bool,
+    },
+}
+
 impl Tokenizer {
     /// Builds the tokenizer of `vocab`.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] if the kind of vocabulary or pre-tokenizer is not supported, two tokens have the same
-    /// text, a list has the wrong length, a merge is no pair, or a named token does not exist.
+    /// text, a list has the wrong length, a merge is no pair, a score is NaN, or a named token does not exist.
     pub fn new(vocab: &Vocab<'_>) -> Result<Self> {
-        if vocab.model != "gpt2" {
-            return Err(refused(format!("vocabularies of kind {:?} are not supported", vocab.model)));
-        }
-        let splitter = Splitter::named(vocab.pre)?;
-        let mut kinds = kinds(vocab)?;
-        let ids = ids(vocab.tokens)?;
+        let vocab = &Vocab { pre: pre(vocab)?, ..vocab.clone() };
+        let mut kinds = vocab::kinds(vocab)?;
+        let ids = vocab::ids(vocab.tokens)?;
         let mut ends = special::correct(&ids, &mut kinds);
-        ends.extend([vocab.eos, vocab.eot, vocab.eom].into_iter().flatten());
+        ends.extend([vocab.eos, vocab.eot, vocab.eom].into_iter().chain(vocab.file_ends).flatten());
         ends.sort_unstable();
         ends.dedup();
-        check_named(vocab)?;
-        let (bytes, starts) = token_bytes(vocab.tokens, &kinds)?;
+        vocab::check_named(vocab)?;
         let control = (0..).zip(&kinds).filter(|(_, kind)| kind.cut() == Some(false)).map(|(id, _)| id).collect();
+        let (encoder, spelling, add_bos) = match vocab.model {
+            "llama" => {
+                let spm = Spm::new(&ids, vocab.tokens.len(), vocab.scores, vocab.unk)?;
+                (Encoder::Spm { spm, prefix: vocab.add_space_prefix.unwrap_or(true) }, Spelling::Text, true)
+            }
+            _ => {
+                let rule = Rule::named(vocab.pre)?;
+                let bpe = Bpe::new(&ids, vocab.tokens.len(), vocab.merges, rule)?;
+                let spelling = if rule.plain { Spelling::Text } else { Spelling::Bytes };
+                (Encoder::Bpe { bpe, rule }, spelling, rule.add_bos)
+            }
+        };
+        let (bytes, starts) = vocab::token_bytes(vocab.tokens, &kinds, spelling)?;
         Ok(Self {
-            bpe: Bpe::new(&ids, vocab.tokens.len(), vocab.merges)?,
-            splitter,
+            encoder,
             bytes,
             starts,
-            specials: specials(vocab.tokens, &kinds)?,
+            specials: vocab::specials(vocab, &kinds)?,
             control,
             ends,
             bos: vocab.bos,
             eos: vocab.eos,
             unk: vocab.unk,
             pad: vocab.pad,
-            add_bos: vocab.add_bos,
+            add_bos: vocab.add_bos.unwrap_or(add_bos),
             add_eos: vocab.add_eos,
         })
     }
@@ -131,18 +126,37 @@ impl Tokenizer {
         if add_special && self.add_bos {
             out.extend(self.bos);
         }
+        let mut after_special = true;
         for part in special::cut(text, &self.specials, parse_special) {
-            match part {
-                Part::Token(id) => out.push(id),
-                Part::Text(range) => {
-                    self.splitter.split(&text[range], |word| self.bpe.encode_word(word, &mut scratch, &mut out));
+            after_special = match part {
+                Part::Token(id) => {
+                    out.push(id);
+                    true
                 }
-            }
+                Part::Text(range) => {
+                    self.encode_text(&text[range], after_special, &mut scratch, &mut out);
+                    false
+                }
+            };
         }
         if add_special && self.add_eos {
             out.extend(self.eos);
         }
         Ok(out)
+    }
+
+    /// Appends the tokens of a text without special tokens.
+    fn encode_text(&self, text: &str, after_special: bool, scratch: &mut Scratch, out: &mut Vec<u32>) {
+        match &self.encoder {
+            Encoder::Bpe { bpe, rule } => {
+                let text = if rule.plain { Cow::Owned(text.replace(' ', spm::SPACE)) } else { Cow::Borrowed(text) };
+                split::split(rule.passes, &text, &mut |word| bpe.encode_word(word, scratch, out));
+            }
+            Encoder::Spm { spm, prefix } => {
+                let prefix = if *prefix && after_special { spm::SPACE } else { "" };
+                spm.encode(&[prefix, &text.replace(' ', spm::SPACE)].concat(), out);
+            }
+        }
     }
 
     /// The bytes that token `id` stands for; not always whole characters. A control token stands for its text, an
@@ -166,7 +180,8 @@ impl Tokenizer {
         self.token_bytes(id).map(String::from_utf8_lossy)
     }
 
-    /// The text of `ids`, with U+FFFD for what is not valid UTF-8. For text as it comes, see [`Decoder`].
+    /// The text of `ids`, with U+FFFD for what is not valid UTF-8: what [`Self::encode`] has made comes back, but for
+    /// bytes that it has left out. For text as it comes, see [`Self::decoder`].
     ///
     /// # Errors
     /// [`Error::Tokenizer`] if there is no such token.
@@ -175,7 +190,18 @@ impl Tokenizer {
         for id in ids {
             bytes.extend_from_slice(self.token_bytes(*id)?);
         }
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        let added = ids.first().is_some_and(|_| self.adds_space()) && bytes.starts_with(b" ");
+        Ok(String::from_utf8_lossy(&bytes[usize::from(added)..]).into_owned())
+    }
+
+    /// A decoder of a text from its start: it drops the space that [`Self::encode`] puts there. What continues a text,
+    /// as an answer does, is decoded by [`Decoder::new`].
+    pub fn decoder(&self) -> Decoder {
+        if self.adds_space() { Decoder::dropping_space() } else { Decoder::new() }
+    }
+
+    fn adds_space(&self) -> bool {
+        matches!(self.encoder, Encoder::Spm { prefix: true, .. })
     }
 
     /// Whether token `id` ends a generation: the file's ends of text, turn and message, and tokens that are known to
@@ -210,92 +236,18 @@ impl Tokenizer {
     }
 }
 
-fn refused(what: String) -> Error {
-    Error::Tokenizer(what)
-}
-
-fn kinds(vocab: &Vocab<'_>) -> Result<Vec<Kind>> {
-    let (tokens, types) = (vocab.tokens.len(), vocab.token_types.len());
-    match types {
-        0 => Ok(vec![Kind::Normal; tokens]),
-        _ if types == tokens => Ok(vocab.token_types.iter().map(|id| Kind::from_id(*id)).collect()),
-        _ => Err(refused(format!("{types} token types for {tokens} tokens"))),
-    }
-}
-
-/// Ids by text. Empty texts name no token: nothing could ever be written with them.
-fn ids<'a>(tokens: &[&'a str]) -> Result<HashMap<&'a str, u32>> {
-    if tokens.is_empty() || tokens.len() > i32::MAX as usize {
-        return Err(refused(format!("{} tokens", tokens.len())));
-    }
-    let mut ids = HashMap::with_capacity(tokens.len());
-    for (token, id) in tokens.iter().zip(0u32..) {
-        if let Some(first) = (!token.is_empty()).then(|| ids.insert(*token, id)).flatten() {
-            return Err(refused(format!("tokens {first} and {id} are both {token:?}")));
-        }
-    }
-    Ok(ids)
-}
-
-fn check_named(vocab: &Vocab<'_>) -> Result<()> {
-    let named = [
-        ("bos", vocab.bos),
-        ("eos", vocab.eos),
-        ("eot", vocab.eot),
-        ("eom", vocab.eom),
-        ("unk", vocab.unk),
-        ("pad", vocab.pad),
-    ];
-    for (name, id) in named {
-        if let Some(id) = id.filter(|id| *id as usize >= vocab.tokens.len()) {
-            return Err(refused(format!("{name} token {id} is out of range: there are {}", vocab.tokens.len())));
-        }
-    }
-    for (name, add, id) in [("bos", vocab.add_bos, vocab.bos), ("eos", vocab.add_eos, vocab.eos)] {
-        if add && id.is_none() {
-            return Err(refused(format!("texts are to have a {name} token, and none is named")));
-        }
-    }
-    Ok(())
-}
-
-fn token_bytes(tokens: &[&str], kinds: &[Kind]) -> Result<(Vec<u8>, Vec<u32>)> {
-    let mut bytes = Vec::with_capacity(tokens.iter().map(|t| t.len()).sum());
-    let mut starts = Vec::with_capacity(tokens.len() + 1);
-    starts.push(0);
-    for (token, kind) in tokens.iter().zip(kinds) {
-        match kind {
-            Kind::Normal => ALPHABET.decode_into(token, &mut bytes),
-            Kind::Control | Kind::UserDefined | Kind::Unknown => bytes.extend_from_slice(token.as_bytes()),
-            Kind::Byte => bytes.push(hex_byte(token)?),
-            Kind::Unused => {}
-        }
-        starts.push(u32::try_from(bytes.len()).map_err(|_| refused("4 GiB of token texts".into()))?);
-    }
-    Ok((bytes, starts))
-}
-
-/// The byte of a byte token, `<0x0A>`.
-fn hex_byte(token: &str) -> Result<u8> {
-    let digits = token.strip_prefix("<0x").and_then(|t| t.strip_suffix('>')).filter(|t| t.len() == 2);
-    digits
-        .filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))
-        .and_then(|digits| u8::from_str_radix(digits, 16).ok())
-        .ok_or_else(|| refused(format!("the byte token {token:?} is not of the form <0x0A>")))
-}
-
-fn specials(tokens: &[&str], kinds: &[Kind]) -> Result<Vec<Special>> {
-    let mut specials = Vec::new();
-    for ((token, kind), id) in tokens.iter().zip(kinds).zip(0..) {
-        if let Some(always) = kind.cut().filter(|_| !token.is_empty()) {
-            specials.push(Special { id, text: (*token).into(), always });
-        }
-    }
-    if specials.len() > SPECIALS_MAX {
-        return Err(refused(format!("{} special tokens; {SPECIALS_MAX} are supported", specials.len())));
-    }
-    specials.sort_by_key(|s| std::cmp::Reverse(s.text.len()));
-    Ok(specials)
+/// The pre-tokenizer of a vocabulary whose kind is supported.
+fn pre<'a>(vocab: &Vocab<'a>) -> Result<&'a str> {
+    let full = match vocab.model {
+        "gpt2" if vocab.pre.is_empty() => return Ok("default"),
+        "gpt2" | "llama" => return Ok(vocab.pre),
+        "gemma4" => return Ok("gemma4"),
+        "bert" => " (WordPiece)",
+        "t5" => " (Unigram)",
+        "plamo2" => " (PLaMo 2)",
+        _ => "",
+    };
+    Err(refused(format!("vocabularies of kind {:?}{full} are not supported", vocab.model)))
 }
 
 #[cfg(test)]

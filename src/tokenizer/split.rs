@@ -1,55 +1,157 @@
 //! Cutting text into words before BPE, as the vocabulary was trained: merges never cross a word.
+//!
+//! A rule is a list of passes. Each pass cuts every piece that the passes before it have made, and sees no further
+//! than that piece. All passes take linear time on any text.
 
-use crate::error::{Error, Result};
-use regex_syntax::hir::{Class as HirClass, HirKind};
-use std::sync::OnceLock;
+use super::class::{Class, Classes};
+use super::sets::{self, Set};
+use super::words::{Words, trailing};
 
-/// How a vocabulary's text was cut (`tokenizer.ggml.pre`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Splitter {
+/// One way of cutting a piece.
+pub(super) enum Pass {
     /// GPT-2's expression: `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`.
     Gpt2,
-    /// Each `\p{N}` on its own, then GPT-2's expression on what lies between.
-    Digits,
+    /// The later shape of that expression.
+    Words(Words),
+    /// Cuts out runs of at most `most` characters of a set, each with one character of `lead` before it if there is
+    /// one; what lies between stays together.
+    Run { lead: Option<Set>, of: Set, most: usize },
+    /// Cuts out runs of each of several sets that have no character in common.
+    Runs(&'static [Set]),
+    /// Cuts out each three ASCII digits in a row, from the left.
+    Triples,
+    /// Cuts off white space at the end: `\s+$`.
+    Trailing,
+    /// Cuts digits into threes, counted from the right; the text before them stays with the first ones.
+    Thousands { of: Set, with_text: bool },
 }
 
-impl Splitter {
-    /// The splitter that `pre` names.
-    pub(super) fn named(pre: &str) -> Result<Self> {
-        match pre {
-            "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" => Ok(Self::Digits),
-            "gpt-2" => Ok(Self::Gpt2),
-            _ => Err(Error::Tokenizer(format!("the pre-tokenizer {pre:?} is not supported"))),
-        }
+/// Calls `word` for each word of `text`, in order; together they are the whole text, and none is empty.
+pub(super) fn split<'t>(passes: &[Pass], text: &'t str, word: &mut dyn FnMut(&'t str)) {
+    if text.is_empty() {
+        return;
+    }
+    match passes.split_first() {
+        None => word(text),
+        Some((pass, rest)) => pass.cut(Classes::get(), text, &mut |piece| split(rest, piece, word)),
+    }
+}
+
+impl Pass {
+    /// A run with nothing before it.
+    pub(super) const fn run(of: Set) -> Self {
+        Self::Run { lead: None, of, most: usize::MAX }
     }
 
-    /// Calls `word` for each word of `text`, in order; together they are the whole text.
-    pub(super) fn split<'t>(self, text: &'t str, mut word: impl FnMut(&'t str)) {
-        let classes = Classes::get();
+    /// Each character of a set alone.
+    pub(super) const fn each(of: Set) -> Self {
+        Self::Run { lead: None, of, most: 1 }
+    }
+
+    /// A run with at most one character of `lead` before it.
+    pub(super) const fn led(lead: Set, of: Set) -> Self {
+        Self::Run { lead: Some(lead), of, most: usize::MAX }
+    }
+
+    fn cut<'t>(&self, classes: &Classes, text: &'t str, piece: &mut dyn FnMut(&'t str)) {
         match self {
-            Self::Gpt2 => gpt2(classes, text, &mut word),
-            Self::Digits => {
-                let mut from = 0;
-                for (at, c) in text.char_indices() {
-                    if classes.of(c) == Class::Number {
-                        gpt2(classes, &text[from..at], &mut word);
-                        from = at + c.len_utf8();
-                        word(&text[at..from]);
-                    }
+            Self::Gpt2 => {
+                let mut rest = text;
+                while !rest.is_empty() {
+                    let (head, tail) = rest.split_at(gpt2_word(classes, rest));
+                    piece(head);
+                    rest = tail;
                 }
-                gpt2(classes, &text[from..], &mut word);
+            }
+            Self::Words(words) => words.cut(classes, text, piece),
+            Self::Run { lead, of, most } => search(text, |rest| led_run(classes, rest, *lead, *of, *most), piece),
+            Self::Runs(sets) => search(
+                text,
+                |rest| sets.iter().map(|set| classes.run(rest, set)).find(|len| *len > 0).unwrap_or(0),
+                piece,
+            ),
+            Self::Triples => search(text, triple, piece),
+            Self::Trailing => {
+                let (head, tail) = text.split_at(text.trim_end().len());
+                [head, tail].into_iter().filter(|part| !part.is_empty()).for_each(piece);
+            }
+            Self::Thousands { of, with_text } => thousands(classes, text, *of, *with_text, piece),
+        }
+    }
+}
+
+/// Cuts out what `find` matches (it gives a length, 0 for no match) at the first place where it does, and goes on
+/// behind it.
+fn search<'t>(text: &'t str, find: impl Fn(&str) -> usize, piece: &mut dyn FnMut(&'t str)) {
+    let (mut rest, mut gap) = (text, 0);
+    while let Some(c) = rest[gap..].chars().next() {
+        let len = find(&rest[gap..]);
+        if len == 0 {
+            gap += c.len_utf8();
+            continue;
+        }
+        if gap > 0 {
+            piece(&rest[..gap]);
+        }
+        piece(&rest[gap..gap + len]);
+        (rest, gap) = (&rest[gap + len..], 0);
+    }
+    if gap > 0 {
+        piece(rest);
+    }
+}
+
+fn led_run(classes: &Classes, rest: &str, lead: Option<Set>, of: Set, most: usize) -> usize {
+    let Some((first, class)) = classes.first(rest) else { return 0 };
+    let led = if lead.is_some_and(|lead| lead(first, class)) { first.len_utf8() } else { 0 };
+    let run = |at: usize| match most {
+        usize::MAX => classes.run(&rest[at..], of),
+        _ => {
+            let mut chars = rest[at..].chars();
+            chars.by_ref().take(most).take_while(|c| of(*c, classes.of(*c))).map(char::len_utf8).sum()
+        }
+    };
+    match run(led) {
+        0 if led > 0 => run(0),
+        0 => 0,
+        len => led + len,
+    }
+}
+
+fn triple(rest: &str) -> usize {
+    match rest.as_bytes() {
+        [a, b, c, ..] if [a, b, c].iter().all(|byte| byte.is_ascii_digit()) => 3,
+        _ => 0,
+    }
+}
+
+/// Cuts runs of `of` so that each piece but the first of a run has three of them.
+fn thousands<'t>(classes: &Classes, text: &'t str, of: Set, with_text: bool, piece: &mut dyn FnMut(&'t str)) {
+    let (mut start, mut at) = (0, 0);
+    let mut cut = |end: usize| {
+        if end > start {
+            piece(&text[start..end]);
+            start = end;
+        }
+    };
+    while let Some((c, class)) = classes.first(&text[at..]) {
+        if !of(c, class) {
+            at += c.len_utf8();
+            continue;
+        }
+        let run = &text[at..at + classes.run(&text[at..], of)];
+        let count = run.chars().count();
+        for (index, (offset, _)) in run.char_indices().enumerate() {
+            if (count - index).is_multiple_of(3) && (index > 0 || !with_text) {
+                cut(at + offset);
             }
         }
+        at += run.len();
+        if with_text {
+            cut(at);
+        }
     }
-}
-
-fn gpt2<'t>(classes: &Classes, text: &'t str, word: &mut impl FnMut(&'t str)) {
-    let mut rest = text;
-    while !rest.is_empty() {
-        let (head, tail) = rest.split_at(gpt2_word(classes, rest));
-        word(head);
-        rest = tail;
-    }
+    cut(text.len());
 }
 
 /// The length in bytes of the first word of `rest`, which is not empty.
@@ -60,94 +162,23 @@ fn gpt2_word(classes: &Classes, rest: &str) -> usize {
         }
     }
     let body = rest.strip_prefix(' ').unwrap_or(rest);
-    if let Some(class) = body.chars().next().map(|c| classes.of(c))
-        && class != Class::Space
-    {
-        return rest.len() - body.len() + run(classes, body, class);
-    }
-    // A run of white space leaves its last character to the word that follows, if one does.
-    let spaces = run(classes, rest, Class::Space);
-    let last = rest[..spaces].chars().next_back().map_or(0, char::len_utf8);
-    if spaces < rest.len() && last < spaces { spaces - last } else { spaces }
-}
-
-/// The length in bytes of the longest start of `text` whose characters are all of `class`.
-fn run(classes: &Classes, text: &str, class: Class) -> usize {
-    text.char_indices().find(|&(_, c)| classes.of(c) != class).map_or(text.len(), |(at, _)| at)
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Class {
-    Letter,
-    Number,
-    Space,
-    Other,
-}
-
-/// Which characters are letters and numbers, as sorted, inclusive ranges.
-struct Classes {
-    letters: Vec<(char, char)>,
-    numbers: Vec<(char, char)>,
-    ascii: [Class; 128],
-}
-
-impl Classes {
-    /// Unicode 15.1, the version of llama.cpp's tables: token ids must not depend on the compiler's.
-    fn get() -> &'static Self {
-        static CLASSES: OnceLock<Classes> = OnceLock::new();
-        CLASSES.get_or_init(|| {
-            let mut classes = Self {
-                letters: ranges(r"[\p{L}&&\p{age=15.1}]"),
-                numbers: ranges(r"[\p{N}&&\p{age=15.1}]"),
-                ascii: [Class::Other; 128],
-            };
-            for byte in 0..128u8 {
-                classes.ascii[byte as usize] = classes.look_up(char::from(byte));
-            }
-            classes
-        })
-    }
-
-    fn of(&self, c: char) -> Class {
-        match self.ascii.get(c as usize) {
-            Some(class) => *class,
-            None => self.look_up(c),
-        }
-    }
-
-    fn look_up(&self, c: char) -> Class {
-        if holds(&self.letters, c) {
-            Class::Letter
-        } else if holds(&self.numbers, c) {
-            Class::Number
-        } else if c.is_whitespace() {
-            Class::Space
-        } else {
-            Class::Other
-        }
-    }
-}
-
-fn holds(ranges: &[(char, char)], c: char) -> bool {
-    let at = ranges.partition_point(|&(_, last)| last < c);
-    ranges.get(at).is_some_and(|&(first, _)| first <= c)
-}
-
-fn ranges(class: &str) -> Vec<(char, char)> {
-    let hir = regex_syntax::parse(class).expect("a constant expression");
-    match hir.kind() {
-        HirKind::Class(HirClass::Unicode(class)) => class.iter().map(|r| (r.start(), r.end())).collect(),
-        kind => unreachable!("a constant class of many characters, not {kind:?}"),
-    }
+    let set: Set = match classes.first(body) {
+        Some((_, Class::Letter)) => sets::letter,
+        Some((_, Class::Number)) => sets::number,
+        Some((_, Class::Space)) | None => return trailing(rest, classes.run(rest, |_, class| class == Class::Space)),
+        Some(_) => sets::other,
+    };
+    rest.len() - body.len() + classes.run(body, set)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::super::rules::Rule;
 
-    fn words(splitter: Splitter, text: &str) -> Vec<&str> {
+    /// The words of `text` under the rule of a pre-tokenizer.
+    fn words<'t>(pre: &str, text: &'t str) -> Vec<&'t str> {
         let mut words = Vec::new();
-        splitter.split(text, |w| words.push(w));
+        super::split(Rule::named(pre).unwrap().passes, text, &mut |w| words.push(w));
         assert_eq!(words.concat(), text, "no byte may be lost");
         assert!(words.iter().all(|w| !w.is_empty()));
         words
@@ -155,7 +186,7 @@ mod tests {
 
     #[test]
     fn gpt2_words() {
-        let gpt2 = |text| words(Splitter::Gpt2, text);
+        let gpt2 = |text| words("gpt-2", text);
         assert_eq!(gpt2("Hello world"), ["Hello", " world"]);
         assert_eq!(gpt2("it's they'll 'tis"), ["it", "'s", " they", "'ll", " '", "tis"]);
         assert_eq!(gpt2("a  b"), ["a", " ", " b"]);
@@ -172,24 +203,41 @@ mod tests {
 
     #[test]
     fn digits_stand_alone() {
-        let digits = |text| words(Splitter::Digits, text);
+        let digits = |text| words("smollm", text);
         assert_eq!(digits("in 2024"), ["in", " ", "2", "0", "2", "4"]);
         assert_eq!(digits("a  1 b"), ["a", "  ", "1", " b"]);
         assert_eq!(digits("٣½Ⅷ²"), ["٣", "½", "Ⅷ", "²"]);
     }
 
     #[test]
-    fn unicode_is_that_of_version_15_1() {
-        let classes = Classes::get();
-        // U+2EBF0 came with 15.1; U+10D4A (Garay) and U+1E5F1 (an Ol Onal digit) with 16.0.
-        assert_eq!(classes.of('\u{2EBF0}'), Class::Letter);
-        assert_eq!(classes.of('\u{10D4A}'), Class::Other);
-        assert_eq!(classes.of('\u{1E5F1}'), Class::Other);
+    fn llama3_words() {
+        let llama3 = |text| words("llama-bpe", text);
+        assert_eq!(llama3("It'S 12345!\r\n\n x"), ["It", "'S", " ", "123", "45", "!\r\n\n", " x"]);
+        assert_eq!(llama3("a \n \n  b"), ["a", " \n \n", " ", " b"]);
+        assert_eq!(llama3("e\u{301}a\t(b"), ["e", "\u{301}a", "\t", "(b"]);
+        assert_eq!(words("qwen2", "a12"), ["a", "1", "2"]);
+        assert_eq!(words("qwen35", "e\u{301}a"), ["e\u{301}a"]);
+    }
+
+    /// Upper case begins a word; llama.cpp holds all letters beyond ASCII to be of both cases.
+    #[test]
+    fn words_by_case() {
+        assert_eq!(words("gpt-4o", "camelCaseHTTPServer's"), ["camel", "Case", "HTTPServer's"]);
+        assert_eq!(words("gpt-4o", "ABéCD élan"), ["ABé", "CD", " élan"]);
+        assert_eq!(words("tekken", "it's a/b\n/c"), ["it", "'s", " a", "/b", "\n", "/c"]);
+        assert_eq!(words("gpt-4o", "x //\n/"), ["x", " //\n/"]);
     }
 
     #[test]
-    fn unknown_names_are_refused() {
-        let error = Splitter::named("martian").unwrap_err().to_string();
-        assert!(error.contains("martian"), "{error}");
+    fn digits_in_threes() {
+        assert_eq!(words("superbpe", "1234567 12"), ["1", "234", "567", " ", "12"]);
+        assert_eq!(words("afmoe", "1234567"), ["1", "234", "567"]);
+        assert_eq!(words("falcon", "x12345"), ["x", "123", "45"]);
+    }
+
+    #[test]
+    fn long_white_space_is_halved() {
+        let lens: Vec<usize> = words("jais-2", &" ".repeat(780)).iter().map(|w| w.len()).collect();
+        assert_eq!(lens, [512, 256, 8, 4]);
     }
 }

@@ -1,6 +1,7 @@
 //! Small, complete GGUF files made in memory: a llama model and LoRA adapters on it.
 
 use super::Random;
+use super::alphabet::byte_alphabet;
 use cotvalve::gguf::write::Writer;
 use cotvalve::gguf::{Gguf, Strings, Value};
 use cotvalve::map::Bytes;
@@ -72,20 +73,6 @@ pub fn vocabulary() -> Vec<String> {
     let special = SPECIAL.map(str::to_owned).into_iter();
     let bytes = byte_alphabet().into_iter().map(String::from);
     special.chain(bytes).chain(MERGES.map(|(a, b)| format!("{a}{b}"))).collect()
-}
-
-/// GPT-2's letter for each byte: printable ones stand for themselves, the others for U+0100 and on.
-fn byte_alphabet() -> Vec<char> {
-    let printable = |b: u32| matches!(b, 33..=126 | 161..=172 | 174..=255);
-    let mut next = 256;
-    let mut letter = |b: u32| {
-        if printable(b) {
-            return b;
-        }
-        next += 1;
-        next - 1
-    };
-    (0..256).map(|b| char::from_u32(letter(b)).unwrap()).collect()
 }
 
 impl TinyLlama<'_> {

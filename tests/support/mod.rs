@@ -4,12 +4,15 @@
 #![allow(dead_code)]
 
 pub mod alloc;
+pub mod alphabet;
 pub mod gguf_fixture;
 pub mod hostile;
+pub mod peer_ids;
 pub mod reference;
 pub mod sampling;
 pub mod session;
 pub mod stage;
+pub mod touch;
 
 /// Pseudorandom numbers that are the same on every machine (SplitMix64).
 #[derive(Clone)]

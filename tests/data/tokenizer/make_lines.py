@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Writes lines.jsonl beside this file: 2,000 texts that are hard to tokenize, one JSON string a line."""
+"""Writes lines.jsonl beside this file: 2,400 texts that are hard to tokenize, one JSON string a line."""
 
 import json
 import pathlib
 import random
 
 COUNT = 2000
+# Lines on the seams of the expressions that cut text into words: case, marks, contractions, digits, line breaks.
+SEAMS_COUNT = 400
 SENTENCES = [
     "The river was high that spring, and nobody crossed it before May.",
     "Der Zug nach München fährt um 17:45 Uhr; wir müssen uns beeilen!",
@@ -80,6 +82,15 @@ BLOCKS = [
 ]
 
 
+SEAM_ATOMS = [
+    *"aZéÉßŁǅʰªλΩж猫かㄅ가ㅎกเ", "abc", "ABC", "Abc", "aBC", "éÀ", "ÀÉ", "中文", "カタ", "ㄅㄆ", "한글", "\u10d0\u1c90", "\u0561\u0579", "\ua790", "\ufb01",
+    *"1٣½", "12", "123", "1234", "1234567", "٣٤٥", "12٣", "²³", "0", *"\u0301\u094d\u20dd", "e\u0301", "\u0e34", *"'’\"!/.,:;()[]{}_-—…。、，：！？「」・।۔،",
+    *"$+<=>^~|`€©🎉", "'s", "'S", "'t", "'re", "'VE", "'ll", "'lL", "'d", "'M", "'\u017f", "//", "/\n", "\\n", "***", "---",
+    " ", " ", " ", "  ", "   ", "    ", "\n", "\n", "\n\n", "\r\n", "\r", " \n", "\n ", "\t", "\u00a0", "\u2003", "\u3000", "\u2028", "\u0085", "\v",
+    "\0", "\u200b", "\u200d", "\ufeff", "\ue000", "\u0378", "▁", "Ġ", "<s>", "</s>", "<0x0A>", "<unk>", "<|im_end|>",
+]
+
+
 def number(rng):
     digits = rng.choice(DIGITS)
     text = "".join(rng.choice(digits) for _ in range(rng.randint(1, 9)))
@@ -128,11 +139,18 @@ def line(rng):
     return "".join(fragment(rng) + rng.choice(["", "", " ", rng.choice(SPACES)]) for _ in range(rng.randint(1, 9)))
 
 
+def seam(rng):
+    if rng.random() < 0.05:
+        return rng.choice([" ", "\t", "\u3000", " \n", "A", "éA", "1", "1 "]) * rng.choice([3, 7, 64, 130, 300, 513]) + rng.choice(["", "x", "\n"])
+    return "".join(rng.choice(SEAM_ATOMS) for _ in range(rng.randint(2, 24)))
+
+
 def lines():
     rng = random.Random(20)
     fixed = ["", " ", "\n", "\0", "a", "é", *SENTENCES, *EMOJI, *MARKS, *DIGITS, *SPACES, *CODE, *LOOKALIKES, *SHORT]
     fixed += [first + second for first in SPACES for second in SPACES]
-    return (fixed + [line(rng) for _ in range(COUNT - len(fixed))])[:COUNT]
+    lines = (fixed + [line(rng) for _ in range(COUNT - len(fixed))])[:COUNT]
+    return lines + [seam(rng) for _ in range(SEAMS_COUNT)]
 
 
 def main():
