@@ -16,6 +16,8 @@ mod files;
 mod interrupt;
 #[path = "cli/run.rs"]
 mod run;
+#[path = "cli/sampling.rs"]
+mod sampling;
 mod support;
 #[path = "cli/terminal/mod.rs"]
 mod terminal;

@@ -83,7 +83,10 @@ fn schemas() -> Vec<(Value, Check)> {
     let tree = json!({
         "$defs": { "node": {
             "type": "object",
-            "properties": { "v": { "type": "boolean" }, "next": { "anyOf": [{ "$ref": "#/$defs/node" }, { "type": "null" }] } },
+            "properties": {
+                "v": { "type": "boolean" },
+                "next": { "anyOf": [{ "$ref": "#/$defs/node" }, { "type": "null" }] },
+            },
             "required": ["v", "next"],
             "additionalProperties": false,
         } },
@@ -121,7 +124,11 @@ fn schemas() -> Vec<(Value, Check)> {
             node.is_null()
         }),
         (
-            json!({ "type": "array", "items": { "type": "array", "items": { "type": "null" }, "maxItems": 2 }, "maxItems": 2 }),
+            json!({
+                "type": "array",
+                "items": { "type": "array", "items": { "type": "null" }, "maxItems": 2 },
+                "maxItems": 2,
+            }),
             |v| {
                 let rows = v.as_array().unwrap();
                 rows.len() <= 2 && rows.iter().all(|r| r.as_array().unwrap().iter().all(Value::is_null))

@@ -10,6 +10,7 @@ mod inspect;
 mod logits;
 mod merge;
 mod options;
+mod override_kv;
 mod pull;
 mod run;
 mod sampling;
@@ -17,7 +18,6 @@ mod tokenize;
 
 use clap::{Parser, Subcommand};
 use cotvalve::error::{Error, Result};
-use cotvalve::model::Model;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -61,10 +61,7 @@ impl Cli {
             Command::Inspect(command) => command.run(),
             Command::Convert(command) => command.run(),
             Command::Merge(command) => command.run(),
-            Command::Tokenize(command) => {
-                let model = Model::open(command.model_path()?)?;
-                command.run(model.tokenizer())
-            }
+            Command::Tokenize(command) => command.run(),
             Command::Logits(command) => command.run(),
             Command::BenchServe(command) => command.run(),
         }
@@ -72,7 +69,7 @@ impl Cli {
 }
 
 /// llama.cpp's long names with one dash, as its users type them.
-const ONE_DASH: [&str; 5] = ["-ctk", "-ctv", "-sys", "-hf", "-ngl"];
+const ONE_DASH: [&str; 6] = ["-ctk", "-ctv", "-sys", "-hf", "-ngl", "-jf"];
 
 /// The program's arguments, with those names given the dash that the parser wants.
 pub fn arguments() -> impl Iterator<Item = std::ffi::OsString> {

@@ -2,7 +2,7 @@
 
 use super::alpha::AlphaArgs;
 use super::dial::{PartDials, parse_lora, parse_valve};
-use super::pull;
+use super::{override_kv, pull};
 use clap::Args;
 use cotvalve::backend::Precision;
 use cotvalve::engine::{Engine, EngineOptions, Overflow, Valve};
@@ -20,6 +20,9 @@ pub struct ModelArgs {
     /// Model file (GGUF); without it the default model is pulled once and used with its bundled valve
     #[arg(short, long, value_name = "FILE")]
     model: Option<PathBuf>,
+    /// Sets a key of the model file; TYPE is int, float, bool or str; repeatable
+    #[arg(long, value_name = "KEY=TYPE:VALUE")]
+    override_kv: Vec<String>,
     /// Adapter that stays as it is, at SCALE (1 if not given); repeatable
     #[arg(long, value_name = "FILE[:SCALE]")]
     lora: Vec<String>,
@@ -122,7 +125,8 @@ impl ModelArgs {
                 pulled.path
             }
         };
-        let engine = Engine::new(Model::open(path)?, &self.options()?)?;
+        let model = Model::new(override_kv::open(&path, &self.override_kv)?)?;
+        let engine = Engine::new(model, &self.options()?)?;
         let attach = |path: &PathBuf| {
             let valve = engine.attach(path)?;
             for name in valve.adapter().ignored() {

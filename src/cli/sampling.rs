@@ -4,10 +4,22 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use cotvalve::error::{Error, Result};
 use cotvalve::sampler::{Field, Sampling};
 
-/// The flags that name a file to read another field from.
-const FILES: [(&str, &str, &str); 2] = [
-    ("json-schema-file", "json-schema", "File that holds a JSON schema to answer with"),
-    ("grammar-file", "grammar", "File that holds a grammar to answer with"),
+/// A flag that names a file to read a field from.
+struct FileFlag {
+    name: &'static str,
+    alias: Option<&'static str>,
+    field: &'static str,
+    about: &'static str,
+}
+
+const FILES: [FileFlag; 2] = [
+    FileFlag {
+        name: "json-schema-file",
+        alias: Some("jf"),
+        field: "json-schema",
+        about: "File that holds a JSON schema to answer with",
+    },
+    FileFlag { name: "grammar-file", alias: None, field: "grammar", about: "File that holds a grammar to answer with" },
 ];
 /// The heading of these flags in the help.
 const HEADING: &str = "Sampling";
@@ -25,8 +37,10 @@ impl Args for SamplingArgs {
         let limit = limit.value_parser(clap::value_parser!(i64)).default_value("-1");
         let limit = limit.help("Most tokens to generate; -1 goes on until the model ends or the context is full");
         let fields = Sampling::fields().iter().map(flag);
-        let files = FILES.iter().map(|(name, field, about)| {
-            Arg::new(*name).long(*name).value_name("FILE").help(*about).conflicts_with(*field).help_heading(HEADING)
+        let files = FILES.iter().map(|file| {
+            let arg = Arg::new(file.name).long(file.name).value_name("FILE").help(file.about).help_heading(HEADING);
+            let arg = if let Some(alias) = file.alias { arg.visible_alias(alias) } else { arg };
+            arg.conflicts_with(file.field)
         });
         command.arg(limit).args(fields).args(files)
     }
@@ -41,26 +55,8 @@ impl FromArgMatches for SamplingArgs {
         let refuse = |error: Error| clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{error}\n"));
         let mut sampling = Sampling::default();
         for field in Sampling::fields() {
-            if field.value.is_none() {
-                if matches.get_flag(field.name) {
-                    field.parse(&mut sampling, "true").map_err(refuse)?;
-                }
-                continue;
-            }
-            for text in matches.get_many::<String>(field.name).into_iter().flatten() {
-                let text = read_at(field, text).map_err(refuse)?;
-                field.parse(&mut sampling, &text).map_err(refuse)?;
-            }
-        }
-        for (name, field, _) in FILES {
-            if let Some(path) = matches.get_one::<String>(name) {
-                let text = read(path).map_err(refuse)?;
-                Sampling::fields()
-                    .iter()
-                    .filter(|f| f.name == field)
-                    .try_for_each(|f| f.parse(&mut sampling, &text))
-                    .map_err(refuse)?;
-            }
+            let texts = texts(field, matches).map_err(refuse)?;
+            texts.iter().try_for_each(|text| field.parse(&mut sampling, text)).map_err(refuse)?;
         }
         let given = matches.get_one::<String>("seed").is_some_and(|seed| seed != "-1");
         let limit = matches.get_one("n-predict").copied().unwrap_or(-1);
@@ -84,12 +80,18 @@ fn flag(field: &'static Field) -> Arg {
     arg.value_name(value).action(action).allow_hyphen_values(true).value_parser(check)
 }
 
-/// The text of a field; that of a schema may be named as `@FILE`.
-fn read_at(field: &Field, text: &str) -> Result<String> {
-    match text.strip_prefix('@').filter(|_| field.name == "json-schema") {
-        Some(path) => read(path),
-        None => Ok(text.to_owned()),
+/// What was given for a field, from files too.
+fn texts(field: &Field, matches: &ArgMatches) -> Result<Vec<String>> {
+    if field.value.is_none() {
+        return Ok(if matches.get_flag(field.name) { vec!["true".into()] } else { Vec::new() });
     }
+    let given = matches.get_many::<String>(field.name).into_iter().flatten();
+    let given = given.map(|text| match text.strip_prefix('@').filter(|_| field.name == "json-schema") {
+        Some(path) => read(path),
+        None => Ok(text.clone()),
+    });
+    let files = FILES.iter().filter(|file| file.field == field.name);
+    given.chain(files.filter_map(|file| matches.get_one::<String>(file.name)).map(|path| read(path))).collect()
 }
 
 fn read(path: &str) -> Result<String> {

@@ -1,8 +1,9 @@
 //! `valve tokenize`: the token ids of a text.
 
 use super::options::DEFAULT_MODEL;
-use super::pull;
+use super::{override_kv, pull};
 use cotvalve::error::{Error, Result};
+use cotvalve::model;
 use cotvalve::tokenizer::Tokenizer;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -15,9 +16,12 @@ pub struct Tokenize {
     /// Reads the text from a file.
     #[arg(short, long, value_name = "FILE", conflicts_with = "text")]
     pub file: Option<PathBuf>,
-    /// Model file (GGUF); without it the default model is pulled once.
+    /// Model file, or one with a vocabulary alone (GGUF); without it the default model is pulled once.
     #[arg(short, long, value_name = "FILE")]
     pub model: Option<PathBuf>,
+    /// Sets a key of the model file; TYPE is int, float, bool or str; repeatable.
+    #[arg(long, value_name = "KEY=TYPE:VALUE")]
+    pub override_kv: Vec<String>,
     /// Writes a JSON array of {"id", "piece"}.
     #[arg(long)]
     pub json: bool,
@@ -27,26 +31,21 @@ pub struct Tokenize {
 }
 
 impl Tokenize {
-    /// The file of the model that was asked for.
-    ///
-    /// # Errors
-    /// As [`pull::ensure`].
-    pub fn model_path(&self) -> Result<PathBuf> {
-        match &self.model {
-            Some(path) => Ok(path.clone()),
-            None => Ok(pull::ensure(DEFAULT_MODEL, false)?.path),
-        }
-    }
-
     /// Writes the tokens of the text to standard output.
     ///
     /// # Errors
-    /// If the text can not be read or is not UTF-8, or the output can not be written.
-    pub fn run(self, tokenizer: &Tokenizer) -> Result<()> {
+    /// If the file has no vocabulary that is supported, the text can not be read or is not UTF-8, or the output can
+    /// not be written.
+    pub fn run(self) -> Result<()> {
+        let path = match &self.model {
+            Some(path) => path.clone(),
+            None => pull::ensure(DEFAULT_MODEL, false)?.path,
+        };
+        let tokenizer = model::tokenizer(&override_kv::open(&path, &self.override_kv)?)?;
         let text = self.text()?;
         let ids = tokenizer.encode(&text, self.special, false)?;
         let out = io::BufWriter::new(io::stdout().lock());
-        write_tokens(out, tokenizer, &ids, self.json)
+        write_tokens(out, &tokenizer, &ids, self.json)
     }
 
     fn text(&self) -> Result<String> {

@@ -1,24 +1,4 @@
 //! A session in a file: its timeline, the openings it was computed with, and its keys and values.
-//!
-//! The file is a GGUF, so any tool that lists one lists it:
-//!
-//! | key `valve.session.` | what it holds |
-//! |---|---|
-//! | `version` | 1 |
-//! | `model` | SHA-256 of the model's file, in hex ([`Model::fingerprint`]) |
-//! | `precision`, `cache_type` | what the keys and values were computed and are stored with |
-//! | `tokens` | the timeline |
-//! | `generated_from`, `thought`, `forgotten` | where the answer starts; where its thought starts and ends; how many tokens were forgotten to make room |
-//! | `adapters`, `adapter_names` | content hashes of the adapters that were open at some token, in the order of their slots, and what their files were called |
-//! | `openings` | `[sets, slots]`: the sets of openings that occur, −0 as 0 |
-//! | `sets` | for each token that was computed, or is to be computed again as it was, which set it has |
-//! | `note` | what the caller wants to find again |
-//!
-//! Tensor `kv`, `[head_dim, kv_heads, 2 · layers, positions]` of the cache's type, has the keys and the values of each
-//! layer, in turn, position by position; positions beyond those are not computed. Tensor `sha256` is the hash of
-//! all of this. No padding has a meaning, nothing depends on the machine.
-//!
-//! Dials are not in the file: what counts for the cache is what was used, and what comes next is the caller's.
 
 use super::core::{Core, SequenceId};
 use super::openings::Openings;
@@ -192,6 +172,30 @@ impl Session {
     /// Writes the timeline, its openings, and its keys and values to a file, with a `note` of the caller's that
     /// [`Session::load`] gives back. Under a temporary name in the same folder first, then synced and renamed: so
     /// `path` has its old content or all of the new. The engine's other sessions wait.
+    ///
+    /// # The file
+    /// It is a GGUF, so any tool that lists one lists it.
+    ///
+    /// | key `valve.session.` | what it holds |
+    /// |---|---|
+    /// | `version` | 1 |
+    /// | `model` | SHA-256 of the model's file, in hex ([`Model::fingerprint`]) |
+    /// | `precision`, `cache_type` | what the keys and values were computed and are stored with |
+    /// | `tokens` | the timeline |
+    /// | `generated_from` | where the answer starts |
+    /// | `thought` | where its thought starts and ends |
+    /// | `forgotten` | how many tokens were forgotten to make room |
+    /// | `adapters` | content hashes of those that were open at some token, in the order of their slots |
+    /// | `adapter_names` | what their files were called |
+    /// | `openings` | `[sets, slots]`: the sets of openings that occur, −0 as 0 |
+    /// | `sets` | for each token that was computed, or is to be again as it was, which set it has |
+    /// | `note` | what the caller wants to find again |
+    ///
+    /// Tensor `kv`, `[head_dim, kv_heads, 2 · layers, positions]` of the cache's type, has the keys and the values of
+    /// each layer, in turn, position by position; positions beyond those are not computed. Tensor `sha256` is the
+    /// hash of all of this. No padding has a meaning, nothing depends on the machine.
+    ///
+    /// Dials are not in the file: what counts for the cache is what was used, and what comes next is the caller's.
     ///
     /// # Errors
     /// [`Error::Argument`] if nothing is computed yet; [`Error::Io`]; a device's error.

@@ -2,6 +2,8 @@
 
 use super::*;
 
+type Change = fn(&mut Record);
+
 fn record() -> Record {
     Record {
         model: "m".into(),
@@ -20,7 +22,7 @@ fn record() -> Record {
     }
 }
 
-fn refusal(change: impl Fn(&mut Record)) -> String {
+fn refusal(change: Change) -> String {
     let mut changed = record();
     change(&mut changed);
     changed.check(Path::new("s"), &record()).unwrap_err().to_string()
@@ -30,20 +32,20 @@ fn refusal(change: impl Fn(&mut Record)) -> String {
 fn a_record_that_contradicts_itself_is_refused_by_field() {
     assert!(record().check(Path::new("s"), &record()).is_ok());
     assert_eq!(record().slots(), 2);
-    let cases: [(&str, &dyn Fn(&mut Record)); 13] = [
-        ("model", &|r| r.model.push('x')),
-        ("precision", &|r| r.precision.push('x')),
-        ("cache_type", &|r| r.cache_type.push('x')),
-        ("kv", &|r| r.shape[0] = 17),
-        ("kv", &|r| r.shape[2] = 6),
-        ("sets", &|r| r.shape[3] = 5),
-        ("sets", &|r| r.sets.truncate(2)),
-        ("sets", &|r| r.sets.extend([1, 1])),
-        ("openings", &|r| r.sets[2] = 2),
-        ("openings", &|r| r.sets[2] = u32::MAX),
-        ("openings", &|r| r.openings[2] = f32::NAN),
-        ("thought", &|r| r.thought.truncate(1)),
-        ("adapter_names", &|r| r.adapter_names.clear()),
+    let cases: [(&str, Change); 13] = [
+        ("model", |r| r.model.push('x')),
+        ("precision", |r| r.precision.push('x')),
+        ("cache_type", |r| r.cache_type.push('x')),
+        ("kv", |r| r.shape[0] = 17),
+        ("kv", |r| r.shape[2] = 6),
+        ("sets", |r| r.shape[3] = 5),
+        ("sets", |r| r.sets.truncate(2)),
+        ("sets", |r| r.sets.extend([1, 1])),
+        ("openings", |r| r.sets[2] = 2),
+        ("openings", |r| r.sets[2] = u32::MAX),
+        ("openings", |r| r.openings[2] = f32::NAN),
+        ("thought", |r| r.thought.truncate(1)),
+        ("adapter_names", |r| r.adapter_names.clear()),
     ];
     for (field, change) in cases {
         let message = refusal(change);
@@ -54,24 +56,24 @@ fn a_record_that_contradicts_itself_is_refused_by_field() {
 #[test]
 fn every_field_is_under_the_hash() {
     let base = record().hash().finalize();
-    let changes: [&dyn Fn(&mut Record); 14] = [
-        &|r| r.model.push('x'),
-        &|r| r.precision.push('x'),
-        &|r| r.cache_type.push('x'),
-        &|r| r.tokens[3] = 5,
-        &|r| r.generated_from = 3,
-        &|r| r.thought[1] = 1,
-        &|r| r.forgotten = 1,
-        &|r| r.adapters[0].push('x'),
-        &|r| r.adapter_names[0].push('x'),
-        &|r| r.openings[3] = -1.0,
-        &|r| r.sets[2] = 0,
-        &|r| r.note.push('x'),
-        &|r| r.shape[3] = 2,
+    let changes: [Change; 14] = [
+        |r| r.model.push('x'),
+        |r| r.precision.push('x'),
+        |r| r.cache_type.push('x'),
+        |r| r.tokens[3] = 5,
+        |r| r.generated_from = 3,
+        |r| r.thought[1] = 1,
+        |r| r.forgotten = 1,
+        |r| r.adapters[0].push('x'),
+        |r| r.adapter_names[0].push('x'),
+        |r| r.openings[3] = -1.0,
+        |r| r.sets[2] = 0,
+        |r| r.note.push('x'),
+        |r| r.shape[3] = 2,
         // The end of one field is not the start of the next.
-        &|r| (r.model, r.precision) = ("mi".into(), "nt8".into()),
+        |r| (r.model, r.precision) = ("mi".into(), "nt8".into()),
     ];
-    for (i, change) in changes.iter().enumerate() {
+    for (i, change) in changes.into_iter().enumerate() {
         let mut changed = record();
         change(&mut changed);
         assert_ne!(changed.hash().finalize(), base, "change {i}");

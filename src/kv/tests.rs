@@ -2,21 +2,10 @@
 //! so that a page that stands where it must not is seen.
 
 use super::*;
+use crate::rng::Rng;
 
 /// What a position of a page stands for: its whole prefix.
 type Content = Vec<Entry>;
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % n as u64) as usize
-    }
-}
 
 #[derive(Default)]
 struct Sequence {
@@ -110,7 +99,7 @@ impl World {
 }
 
 /// A text out of few parts, so that many start alike; under few openings.
-fn text(random: &mut Random) -> Vec<Entry> {
+fn text(random: &mut Rng) -> Vec<Entry> {
     let openings = [[0, 0], [5, 1], [5, 2]];
     let mut text = Vec::new();
     for _ in 0..1 + random.below(4) {
@@ -123,7 +112,7 @@ fn text(random: &mut Random) -> Vec<Entry> {
 
 #[test]
 fn random_operations_never_show_a_page_of_another_prefix() {
-    let mut random = Random(20);
+    let mut random = Rng::new(20);
     let mut world = World::new(12);
     for step in 0..6_000 {
         let n = world.sequences.len();

@@ -74,20 +74,29 @@ fn names<'a>(choice: &'a Choice, found: &mut HashSet<&'a str>) {
     }
 }
 
-/// Whether some rule needs itself: taking away rules that name only rules taken away before leaves some.
+/// Whether some rule needs itself: then not all can be done, each after those that it names.
 fn recursive(rules: &[(String, Choice)]) -> bool {
-    let mut left: HashMap<&str, HashSet<&str>> = HashMap::new();
+    let mut users: HashMap<&str, Vec<&str>> = HashMap::new();
+    let mut open: HashMap<&str, usize> = HashMap::new();
     for (name, choice) in rules {
-        names(choice, left.entry(name).or_default());
+        let mut named = HashSet::new();
+        names(choice, &mut named);
+        open.insert(name, named.len());
+        named.into_iter().for_each(|other| users.entry(other).or_default().push(name));
     }
-    loop {
-        let before = left.len();
-        let known: HashSet<&str> = left.keys().copied().collect();
-        left.retain(|_, named| named.iter().any(|name| known.contains(name)));
-        if left.is_empty() || left.len() == before {
-            return !left.is_empty();
+    let mut ready: Vec<&str> = open.iter().filter(|(_, left)| **left == 0).map(|(name, _)| *name).collect();
+    let mut done = 0;
+    while let Some(name) = ready.pop() {
+        done += 1;
+        for user in users.get(name).into_iter().flatten() {
+            let left = open.entry(user).or_default();
+            *left -= 1;
+            if *left == 0 {
+                ready.push(user);
+            }
         }
     }
+    done < rules.len()
 }
 
 fn write_choice(out: &mut String, choice: &Choice, ids: &HashMap<&str, String>) {

@@ -205,7 +205,10 @@ fn failed(name: &'static str, error: &impl ToString) -> Error {
     refused(name, first_line(error))
 }
 
-/// The rest of llguidance's messages dumps its state.
+/// What an error says; the rest of llguidance's messages dumps its state.
 fn first_line(error: &impl ToString) -> String {
-    error.to_string().lines().next().unwrap_or("it can not be read").into()
+    match error.to_string().lines().next() {
+        Some("NoExtensionBias") | None => "no answer can follow it".into(),
+        Some(line) => line.into(),
+    }
 }

@@ -119,14 +119,12 @@ const RULES: &[Rule] = &[
     },
     Rule {
         names: "kimi-k2",
-        passes: &[
-            Pass::run(sets::han),
-            Pass::Words(Words {
-                contraction: Contraction::Suffix,
-                letters: Letters::Run(sets::letter_but_not_han),
-                ..LLAMA3
-            }),
-        ],
+        passes: &[Pass::Words(Words {
+            script: Some(sets::han),
+            contraction: Contraction::Suffix,
+            letters: Letters::Run(sets::letter_but_not_han),
+            ..LLAMA3
+        })],
         ..RULE
     },
     Rule {

@@ -141,3 +141,156 @@ impl Spm {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::error::Result;
+    use crate::tokenizer::{Tokenizer, Vocab};
+    use std::time::{Duration, Instant};
+
+    /// Three special tokens, all 256 bytes, and pieces with their scores.
+    struct Small {
+        tokens: Vec<String>,
+        types: Vec<i32>,
+        scores: Vec<f32>,
+    }
+
+    impl Small {
+        fn new(pieces: &[(&str, f32)]) -> Self {
+            let specials = ["<unk>", "<s>", "</s>"].map(String::from);
+            let bytes = (0..=255u8).map(super::byte_token);
+            let pieces_text = pieces.iter().map(|(text, _)| text.to_string());
+            let tokens: Vec<String> = specials.into_iter().chain(bytes).chain(pieces_text).collect();
+            let kind = |at: usize| [2, 3, 3].get(at).copied().unwrap_or(if at < 259 { 6 } else { 1 });
+            let types = (0..tokens.len()).map(kind).collect();
+            let scores = vec![0.0; 259].into_iter().chain(pieces.iter().map(|(_, score)| *score)).collect();
+            Self { tokens, types, scores }
+        }
+
+        fn build(&self, change: impl FnOnce(&mut Vocab<'_>)) -> Result<Tokenizer> {
+            let tokens: Vec<&str> = self.tokens.iter().map(|t| &**t).collect();
+            let mut vocab = Vocab {
+                model: "llama",
+                tokens: &tokens,
+                token_types: &self.types,
+                scores: &self.scores,
+                bos: Some(1),
+                eos: Some(2),
+                unk: Some(0),
+                ..Vocab::default()
+            };
+            change(&mut vocab);
+            Tokenizer::new(&vocab)
+        }
+    }
+
+    const PIECES: [(&str, f32); 12] = [
+        ("▁", -1.0),
+        ("a", -2.0),
+        ("b", -3.0),
+        ("c", -4.0),
+        ("bc", -5.0),
+        ("ab", -6.0),
+        ("▁a", -7.0),
+        ("abc", -8.0),
+        ("▁▁", -9.0),
+        ("aa", -10.0),
+        ("é", -11.0),
+        ("▁é", -12.0),
+    ];
+
+    fn pieces(tokenizer: &Tokenizer, text: &str) -> Vec<String> {
+        let ids = tokenizer.encode(text, true, false).unwrap();
+        ids.iter().map(|id| tokenizer.piece(*id).unwrap().into_owned()).collect()
+    }
+
+    #[test]
+    fn the_best_score_merges_first_then_the_leftmost() {
+        let tokenizer = Small::new(&PIECES).build(|_| ()).unwrap();
+        assert_eq!(pieces(&tokenizer, "abc"), [" a", "bc"], "bc before ab, and then ▁a before abc");
+        assert_eq!(pieces(&tokenizer, "aaa"), [" a", "aa"]);
+        assert_eq!(pieces(&tokenizer, "baaa"), [" ", "b", "aa", "a"]);
+        assert_eq!(pieces(&tokenizer, "é"), [" é"]);
+        assert_eq!(tokenizer.encode("", true, false).unwrap(), [0u32; 0]);
+    }
+
+    #[test]
+    fn a_character_without_token_is_written_in_bytes() {
+        let tokenizer = Small::new(&PIECES).build(|v| v.add_space_prefix = Some(false)).unwrap();
+        let ids = tokenizer.encode("猫a", true, false).unwrap();
+        assert_eq!(ids[..3], [3 + 0xE7, 3 + 0x8C, 3 + 0xAB]);
+        assert_eq!(tokenizer.decode(&ids).unwrap(), "猫a");
+    }
+
+    /// The space before a text comes and goes; a stream drops it where the whole does.
+    #[test]
+    fn texts_come_back_without_the_space_before_them() {
+        let small = Small::new(&PIECES);
+        for prefix in [true, false] {
+            let tokenizer = small.build(|v| v.add_space_prefix = Some(prefix)).unwrap();
+            for text in ["a", " a", "  ab", "abc é\n", " ", "\u{2581}a", "猫", ""] {
+                let ids = tokenizer.encode(text, false, false).unwrap();
+                let back = text.replace('\u{2581}', " ");
+                assert_eq!(tokenizer.decode(&ids).unwrap(), back);
+                let mut decoder = tokenizer.decoder();
+                let streamed: String = ids.iter().map(|id| decoder.push(tokenizer.token_bytes(*id).unwrap())).collect();
+                assert_eq!(streamed + &decoder.flush(), back);
+            }
+        }
+    }
+
+    #[test]
+    fn what_follows_a_special_token_gets_a_space_too() {
+        let tokenizer = Small::new(&PIECES).build(|_| ()).unwrap();
+        assert_eq!(pieces(&tokenizer, "a</s>a"), [" a", "</s>", " a"]);
+        assert_eq!(tokenizer.encode("a", false, true).unwrap(), [1, 265], "bos unless the file says no");
+    }
+
+    /// Phi-3's special tokens take the white space behind them, but for those of Llama 2.
+    #[test]
+    fn white_space_behind_special_tokens() {
+        let small = Small::new(&PIECES);
+        let tokenizer = small.build(|v| v.name = "Phi3 mini").unwrap();
+        assert_eq!(pieces(&tokenizer, "</s> \n a"), ["</s>", " a"]);
+        assert_eq!(pieces(&tokenizer, "<s> a"), ["<s>", " ", " a"]);
+        assert_eq!(pieces(&tokenizer, "</s> "), ["</s>"]);
+    }
+
+    #[test]
+    fn bad_scores_are_refused_by_name() {
+        let mut small = Small::new(&PIECES);
+        let refusal = |small: &Small| small.build(|_| ()).err().map(|e| e.to_string()).unwrap_or_default();
+        small.scores[260] = f32::NAN;
+        assert!(refusal(&small).contains("score of token 260 is NaN"), "{}", refusal(&small));
+        small.scores.pop();
+        assert!(refusal(&small).contains("270 scores for 271 tokens"), "{}", refusal(&small));
+        small.scores.clear();
+        assert_eq!(refusal(&small), "", "without scores the leftmost merges first");
+    }
+
+    #[test]
+    fn bytes_without_tokens_are_unknown() {
+        let tokens = ["<unk>", "a", "b"];
+        let vocab = Vocab { model: "llama", tokens: &tokens, add_space_prefix: Some(false), ..Vocab::default() };
+        let known = Tokenizer::new(&Vocab { unk: Some(0), ..vocab.clone() }).unwrap();
+        assert_eq!(known.encode("aéb", true, false).unwrap(), [1, 0, 0, 2]);
+        assert_eq!(Tokenizer::new(&vocab).unwrap().encode("aéb", true, false).unwrap(), [1, 2]);
+    }
+
+    /// A text is one word here: a merge loop that looks at every pair after each merge would take hours.
+    #[test]
+    fn long_texts_take_no_quadratic_time() {
+        let mut texts: Vec<String> = (1..18).map(|power| "a".repeat(1 << power)).collect();
+        texts.extend(["b".into(), "▁".into(), "▁b".into(), "▁▁".into(), "bb".into(), "bbb".into()]);
+        let pieces: Vec<(&str, f32)> = texts.iter().map(|text| (&**text, text.len() as f32)).collect();
+        let tokenizer = Small::new(&pieces).build(|_| ()).unwrap();
+        for unit in ["a", "b", " ", "é", "ab", " b"] {
+            let text = unit.repeat(1_000_000 / unit.len());
+            let start = Instant::now();
+            let ids = tokenizer.encode(&text, true, false).unwrap();
+            let time = start.elapsed();
+            assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+            assert!(time < Duration::from_secs(10), "{unit:?}: {time:?}");
+        }
+    }
+}

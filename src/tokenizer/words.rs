@@ -4,6 +4,7 @@
 //!
 //! | part | in Llama 3 |
 //! |---|---|
+//! | a run of a script | none |
 //! | a contraction | `'s\|'t\|'re\|'ve\|'m\|'ll\|'d` in either case |
 //! | one character and letters | `[^\r\n\p{L}\p{N}]?\p{L}+` |
 //! | digits | `\p{N}{1,3}` |
@@ -19,6 +20,8 @@ use super::sets::{self, Set};
 /// A variant of the shape. Fields that say "none" leave the alternative out.
 #[derive(Clone, Copy)]
 pub(super) struct Words {
+    /// Runs of a set that come before all else.
+    pub(super) script: Option<Set>,
     pub(super) contraction: Contraction,
     /// An ASCII punctuation character takes ASCII letters with it: `[!-/:-@\[-`{-~][A-Za-z]+`.
     pub(super) tagged: bool,
@@ -76,6 +79,7 @@ pub(super) enum Lines {
 
 /// Llama 3's words.
 pub(super) const LLAMA3: Words = Words {
+    script: None,
     contraction: Contraction::Alone,
     tagged: false,
     lead: sets::lead,
@@ -136,10 +140,12 @@ impl Words {
     /// The length in bytes of the first word of `rest`, which is not empty; 0 if no alternative matches.
     fn word(&self, classes: &Classes, rest: &str) -> usize {
         let Some((first, class)) = classes.first(rest) else { return 0 };
+        let script = self.script.map_or(0, |set| classes.run(rest, set));
         let tagged = if self.tagged { tagged(rest) } else { 0 };
         let alone = if self.contraction == Contraction::Alone { contraction(rest) } else { 0 };
-        if alone.max(tagged) > 0 {
-            return alone.max(tagged);
+        // No character starts more than one of the three.
+        if script + tagged + alone > 0 {
+            return script + tagged + alone;
         }
         let lead = if (self.lead)(first, class) { first.len_utf8() } else { 0 };
         let letters = self.letters.word(classes, rest, lead);

@@ -4,7 +4,7 @@ use super::{Folder, valve};
 use std::process::{Command, Output};
 
 /// Runs a command that must fail and say why on one line that holds `names`.
-fn refuse(mut command: Command, names: &[&str]) {
+pub fn refuse(mut command: Command, names: &[&str]) {
     let output = command.output().unwrap();
     let stderr = complaint(&output);
     assert_eq!(output.status.code(), Some(1), "{command:?}: {stderr}");
@@ -14,7 +14,7 @@ fn refuse(mut command: Command, names: &[&str]) {
 }
 
 /// Runs a command whose flags the parser must refuse.
-fn misuse(mut command: Command, names: &[&str]) {
+pub fn misuse(mut command: Command, names: &[&str]) {
     let output = command.output().unwrap();
     let stderr = complaint(&output);
     assert_eq!(output.status.code(), Some(2), "{command:?}: {stderr}");

@@ -121,6 +121,10 @@ fn sampling_can_be_set() {
     let flags = ["--temp", "2", "--top-k", "9", "--top-p", "0.9", "--min-p", "0.01", "-s", "4"];
     let typed = "/set temp 2\n/set top-k 9\n/set top-p 0.9\n/set min-p 0.01\n/set seed 4\nthe hint\n";
     assert_eq!(drawn(&["--temp", "0"], typed).0, drawn(&flags, "the hint\n").0);
+    let biased = [&flags[..], &["--ignore-eos", "-l", "40+9"]].concat();
+    let typed = drawn(&flags, "/set ignore-eos\n/set l 40+9\nthe hint\n").0;
+    assert_eq!(typed, drawn(&biased, "the hint\n").0);
+    assert_ne!(typed, drawn(&flags, "the hint\n").0);
     let bad = "/set temp hot\n/set temp -1\n/set warmth 1\n/set top-p 2\n/set top-k\nthe hint\n";
     let (answers, said) = drawn(&flags, bad);
     assert_eq!(answers, drawn(&flags, "the hint\n").0);

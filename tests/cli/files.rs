@@ -84,3 +84,24 @@ fn models_and_adapters_can_be_inspected() {
     assert_eq!(json["adapter"]["targets"].as_array().unwrap().len(), 14);
     assert_eq!(json["metadata"]["valve.direction"], "shorter");
 }
+
+/// What a file says of its vocabulary can be overridden, and a name that is not known says how.
+#[test]
+fn keys_of_a_model_are_overridden() {
+    let folder = Folder::new();
+    let pre = |name: &str| format!("tokenizer.ggml.pre=str:{name}");
+    let tokens = |pre: &str| folder.stdout("tokenize", &["'S", "--override-kv", pre]).lines().count();
+    assert_eq!(tokens(&pre("smollm")), 2);
+    let output = folder.command("tokenize", &["x", "--override-kv", &pre("martian")]).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr.contains("martian") && stderr.contains("--override-kv tokenizer.ggml.pre=str:NAME"), "{stderr}");
+    let eos = |id: u32| format!("tokenizer.ggml.eos_token_id=int:{id}");
+    let run =
+        |id| folder.command("run", &["--temp", "0", "-n", "1", "-p", "x", "--override-kv", &eos(id)]).output().unwrap();
+    assert_eq!(run(2).status.code(), Some(0));
+    let stderr = String::from_utf8(run(99_999).stderr).unwrap();
+    assert!(stderr.contains("eos token 99999"), "{stderr}");
+    let refused = folder.command("tokenize", &["x", "--override-kv", "novalue"]).output().unwrap();
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("\"novalue\""));
+}

@@ -17,7 +17,7 @@ pub struct Case {
     text: usize,
     tokens: usize,
     ends: Vec<u32>,
-    /// Hash of the ids of all control tokens.
+    /// Hash of the ids of all tokens that are no part of a text: control tokens and the unknown one.
     control: u32,
     /// Hash of length and bytes of each token's text.
     pieces: u32,
@@ -44,13 +44,12 @@ pub struct Peer {
     hashes: Vec<u32>,
 }
 
-/// What is compared beside the ids.
+/// Whether the texts of ids are compared, too.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Texts {
-    /// The text of the ids of each line, and the text of each token.
     Equal,
-    /// Neither: llama.cpp removes spaces before punctuation in the texts of this vocabulary.
-    Unlike,
+    /// llama.cpp takes spaces before punctuation out of them, which a stream of tokens can not know in time.
+    Cleaned,
 }
 
 impl Peer {
@@ -103,7 +102,8 @@ impl Peer {
         };
         fact("ends", (0..case.tokens as u32).filter(|id| tokenizer.is_end(*id)).eq(case.ends.iter().copied()));
         fact("control tokens", hash_control(tokenizer) == case.control);
-        fact("texts of tokens", texts == Texts::Unlike || hash_pieces(tokenizer) == case.pieces);
+        // Command R has tokens outside the byte alphabet, of which llama.cpp makes `[UNK_BYTE_0x...]`.
+        fact("texts of tokens", case.vocab == "command-r" || hash_pieces(tokenizer) == case.pieces);
         fact("added tokens", tokenizer.encode("a", true, true).unwrap() == case.added);
         fact("numbers of tokens", tokenizer.vocab_size() == case.tokens);
         problems

@@ -3,6 +3,7 @@
 use super::conversation::{Conversation, Report};
 use super::{Talk, saved, settings, valves};
 use cotvalve::error::{Error, Result};
+use cotvalve::sampler::{Field, Sampling};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -44,7 +45,7 @@ pub fn words_after(typed: &str) -> Vec<String> {
         "" => COMMANDS.iter().map(|(name, _, _)| format!("/{name}")).collect(),
         "/scope " => settings::scopes().map(|(name, _)| name).collect(),
         "/fold " => own(&["on", "off"]),
-        "/set " => own(&settings::FIELDS),
+        "/set " => Sampling::fields().iter().map(|field| field.name.to_owned()).collect(),
         _ => Vec::new(),
     }
 }
@@ -99,13 +100,10 @@ impl Talk<'_> {
                 return Ok(format!("fold {}", if self.fold { "on" } else { "off" }));
             }
             ("set", "") => {
-                let fields = settings::FIELDS.map(|name| format!("{name} {}", settings::field(sampling, name)));
-                return Ok(fields.join("\n"));
+                let line = |field: &Field| format!("{} {}\n", field.name, field.get(sampling));
+                return Ok(Sampling::fields().iter().map(line).collect::<String>().trim_end().to_owned());
             }
-            ("set", text) => {
-                let (name, value) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
-                settings::set_field(sampling, name, value.trim())?;
-            }
+            ("set", text) => settings::set_field(sampling, text)?,
             ("stats", _) => return Ok(self.stats()),
             ("save" | "load", "") => return Err(argument("file", "its name is missing")),
             ("save", file) => return saved::save(self, Path::new(file)),

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum End {
-    /// The model ended it.
+    /// The model ended it, or a stop text came.
     Complete,
     /// Ctrl-C.
     Stopped,
@@ -213,8 +213,8 @@ impl Conversation {
         }
         let end = match (stop, &failed) {
             (_, Some(_)) => End::Stopped,
-            (Some(Stop::End), _) => End::Complete,
-            _ => End::Limit,
+            (Some(Stop::Limit) | None, _) => End::Limit,
+            _ => End::Complete,
         };
         answer.finish(end)?;
         self.timeline.answered(self.session.tokens(), tokenizer)?;

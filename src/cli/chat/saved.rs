@@ -25,7 +25,7 @@ struct Saved {
     model: String,
     alpha: String,
     scope: String,
-    /// Names as `/set` takes them.
+    /// As `/set` takes them; lists and grammars are not kept.
     sampling: BTreeMap<String, String>,
     messages: Vec<Turn>,
     /// The tokens that the conversation was drawn as, so that it goes on as it would have.
@@ -35,13 +35,12 @@ struct Saved {
 
 /// Writes the conversation to `path`, and says so.
 pub(super) fn save(talk: &mut Talk<'_>, path: &Path) -> Result<String> {
-    let sampling = settings::FIELDS.map(|name| (name.to_owned(), settings::field(&talk.sampling, name)));
     let saved = Saved {
         format: FORMAT.into(),
         model: talk.loaded.engine.model().path().display().to_string(),
         alpha: talk.loaded.alpha(),
         scope: settings::scope(talk.loaded.scope),
-        sampling: sampling.into(),
+        sampling: settings::plain_fields(&talk.sampling).collect(),
         messages: talk.conversation.turns.clone(),
         timeline: talk.conversation.timeline.keep(),
     };
@@ -106,7 +105,7 @@ pub(super) fn load(talk: &mut Talk<'_>, path: &Path) -> Result<String> {
     }
     let mut sampling = talk.sampling.clone();
     for (name, value) in &saved.sampling {
-        settings::set_field(&mut sampling, name, value).map_err(wrong)?;
+        sampling.set(name, value).map_err(wrong)?;
     }
     let scope = settings::parse_scope(&saved.scope).map_err(wrong)?;
     let session = &mut talk.conversation.session;

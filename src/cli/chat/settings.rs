@@ -48,39 +48,21 @@ pub fn turn(loaded: &mut Loaded, session: &mut Session, alpha: Option<&str>, sco
     turned
 }
 
-/// Names of the sampling fields.
-pub const FIELDS: [&str; 5] = ["temp", "top-k", "top-p", "min-p", "seed"];
+/// Fields that show the same grammar: which of them it came by does not show.
+const GRAMMARS: [&str; 3] = ["json-schema", "grammar", "response-format"];
 
-pub fn field(sampling: &Sampling, name: &str) -> String {
-    match name {
-        "temp" => sampling.temperature.to_string(),
-        "top-k" => sampling.top_k.to_string(),
-        "top-p" => sampling.top_p.to_string(),
-        "min-p" => sampling.min_p.to_string(),
-        _ => sampling.seed.to_string(),
-    }
+/// Sampling fields that one line of text says all about, as (name, value): neither lists nor grammars.
+pub fn plain_fields(sampling: &Sampling) -> impl Iterator<Item = (String, String)> {
+    let plain = Sampling::fields().iter().filter(|field| !field.list && !GRAMMARS.contains(&field.name));
+    plain.map(|field| (field.name.to_owned(), field.get(sampling)))
 }
 
-/// Sets a sampling field.
+/// Sets what `NAME VALUE` says, or turns `NAME` on.
 ///
 /// # Errors
-/// [`Error::Argument`] for another name, or a value that it does not take.
-pub fn set_field(sampling: &mut Sampling, name: &str, value: &str) -> Result<()> {
-    let bad = || Error::Argument { name: "set", reason: format!("{name} does not take {value:?}") };
-    let float = || value.parse::<f32>().map_err(|_| bad());
-    let mut changed = sampling.clone();
-    match name {
-        "temp" => changed.temperature = float()?,
-        "top-k" => changed.top_k = value.parse().map_err(|_| bad())?,
-        "top-p" => changed.top_p = float()?,
-        "min-p" => changed.min_p = float()?,
-        "seed" => changed.seed = value.parse().map_err(|_| bad())?,
-        _ => {
-            let known = FIELDS.join(", ");
-            return Err(Error::Argument { name: "set", reason: format!("{name:?} is none of {known}") });
-        }
-    }
-    changed.check()?;
-    *sampling = changed;
-    Ok(())
+/// Those of [`Sampling::set`].
+pub fn set_field(sampling: &mut Sampling, text: &str) -> Result<()> {
+    let (name, value) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+    let is_switch = Sampling::fields().iter().any(|field| field.name == name && field.value.is_none());
+    sampling.set(name, if is_switch && value.is_empty() { "true" } else { value.trim() })
 }

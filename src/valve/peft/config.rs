@@ -13,7 +13,7 @@ const MAX_RANK: u32 = 1 << 16;
 /// Patterns of one field: more than any model has modules.
 const MAX_PATTERNS: usize = 4096;
 /// Bytes that a compiled pattern may take.
-const MAX_PATTERN_BYTES: usize = 1 << 18;
+const MAX_PATTERN_BYTES: usize = 1 << 16;
 
 /// What the file says of the low-rank terms.
 pub(super) struct PeftConfig {

@@ -3,9 +3,9 @@
 
     make_ids.py [--model SmolLM2-135M-Instruct.Q4_1.gguf]     with the Python of benches/peer/install's folder
 
-Real vocabularies are those in the sources of llama.cpp (models/ggml-vocab-*.gguf) and, with --model, SmolLM2's. Each
-pre-tokenizer is compared on two vocabularies whose `tokenizer.ggml.pre` is overridden: Llama 3's, and `pairs`, which
-this script makes. Without --model SmolLM2's hashes stay as they are.
+Real vocabularies are those in the sources of llama.cpp (models/ggml-vocab-*.gguf) and, with --model, SmolLM2's. The
+others are two whose `tokenizer.ggml.pre` is overridden: `pairs`, which this script makes, by each name of a
+pre-tokenizer, and Llama 3's by one name of each rule. Without --model SmolLM2's hashes stay as they are.
 """
 import argparse
 import array
@@ -23,14 +23,39 @@ import peer  # noqa: E402
 
 REAL = """aquila baichuan command-r deepseek-coder deepseek-llm falcon gemma-4 gpt-2 gpt-neox llama-bpe llama-spm mpt
     phi-3 qwen2 qwen35 refact starcoder""".split()
-PRES = """default gpt-2 phi-2 mpt olmo jais exaone4 trillion granite-docling gigachat a.x-4.0 mellum modern-bert
-    roberta-bpe jina-es jina-de jina-v1-en jina-v2-es jina-v2-de jina-v2-code smollm starcoder refact command-r
-    codeshell exaone minerva-7b mellum2 falcon llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2
-    jina-v5-nano smaug-bpe dbrx glm4 chatglm-bpe minicpm5 jais-2 qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2
-    hunyuan solar-open grok-2 bailingmoe bailingmoe2 llada-moe seed-coder ufakzeka laguna qwen35 exaone-moe gpt-4o
-    llama4 kanana2 talkie minimax-m2 tekken granite-embed-multi-97m tiny_aya cohere2moe youtu kimi-k2 deepseek-llm
-    deepseek-coder deepseek-v3 hunyuan-dense hy_v4 joyai-llm spark2_5 afmoe superbpe bloom poro-chat gpt3-finnish
-    viking""".split()
+# Names that stand for one rule, rule by rule.
+RULES = [rule.split() for rule in (
+    "default",
+    "gpt-2 phi-2 mpt olmo jais exaone4 trillion granite-docling gigachat a.x-4.0 mellum modern-bert roberta-bpe "
+    "jina-es jina-de jina-v1-en jina-v2-es jina-v2-de jina-v2-code ",
+    "smollm starcoder refact command-r codeshell exaone minerva-7b mellum2",
+    "falcon",
+    "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano",
+    "smaug-bpe dbrx glm4 chatglm-bpe",
+    "minicpm5",
+    "jais-2",
+    "qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2 bailingmoe bailingmoe2 "
+    "llada-moe ",
+    "seed-coder",
+    "ufakzeka",
+    "laguna",
+    "qwen35",
+    "exaone-moe",
+    "gpt-4o llama4 kanana2 talkie minimax-m2",
+    "tekken",
+    "granite-embed-multi-97m",
+    "tiny_aya cohere2moe",
+    "youtu",
+    "kimi-k2",
+    "deepseek-llm",
+    "deepseek-coder",
+    "deepseek-v3 hunyuan-dense hy_v4 joyai-llm",
+    "spark2_5",
+    "afmoe",
+    "superbpe",
+    "bloom poro-chat gpt3-finnish",
+    "viking",
+)]
 
 
 def alphabet():
@@ -129,9 +154,10 @@ def main():
             cases.append(kept(vectors, len(texts)))
         for name in REAL:
             case(name, source / "models" / f"ggml-vocab-{name}.gguf")
-        for pre in PRES:
-            case("pairs", folder / "pairs.gguf", pre)
-            case("llama-bpe", source / "models" / "ggml-vocab-llama-bpe.gguf", pre)
+        for names in RULES:
+            for pre in names:
+                case("pairs", folder / "pairs.gguf", pre)
+            case("llama-bpe", source / "models" / "ggml-vocab-llama-bpe.gguf", names[0])
     facts = {"llama_cpp": peer.version(), "lines": len(texts), "vectors": len(vectors.all)}
     rows = ",\n".join(json.dumps(row) for row in cases)
     (HERE / "ids.json").write_text('{"facts": %s,\n"cases": [\n%s\n]}\n' % (json.dumps(facts), rows))

@@ -2,8 +2,8 @@
 //
 //   peer_vocab MODEL [PRE]    texts on stdin, each as its length (u32, little endian) and its bytes; PRE overrides
 //                             tokenizer.ggml.pre. One line of facts, then for each text one line of three hashes:
-//                             ids without and with special tokens parsed, and the text of the latter ids; a fourth
-//                             column has the ids without special tokens where COTVALVE_PEER_IDS is set.
+//                             ids without and with special tokens parsed, and the text of the latter ids; after them
+//                             the ids without special tokens where COTVALVE_PEER_IDS is set.
 #include "llama.h"
 
 #include <cstdint>
@@ -89,7 +89,8 @@ struct Peer {
         std::string ends;
         char piece[65536];
         for (llama_token id = 0; id < count; id++) {
-            if (llama_vocab_is_control(vocab, id)) control.u32((uint32_t) id);
+            const int hidden = LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_UNKNOWN;
+            if (llama_vocab_get_attr(vocab, id) & hidden) control.u32((uint32_t) id);
             if (llama_vocab_is_eog(vocab, id)) ends += (ends.empty() ? "" : ", ") + std::to_string(id);
             const int n = llama_token_to_piece(vocab, id, piece, sizeof piece, 0, true);
             pieces.u32((uint32_t) n);
