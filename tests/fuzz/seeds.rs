@@ -191,7 +191,8 @@ const TOOLS: &str = "\
     {%- if tools %}{%- for tool in tools %}{{- tool | tojson(indent=2) ~ '\\n' }}{%- endfor %}{%- endif %}\
     {%- for m in messages %}{%- if m.tool_calls is defined %}{%- for call in m.tool_calls %}\
     {{- call.function.name }}{%- for key, value in call.function.arguments.items() %}{{- key ~ '=' ~ value }}\
-    {%- endfor %}{%- endfor %}{%- elif m.role == 'tool' %}{{- m.name ~ ': ' ~ m.content }}{%- else %}{{- m.reasoning_content }}\
+    {%- endfor %}{%- endfor %}\
+    {%- elif m.role == 'tool' %}{{- m.name ~ ': ' ~ m.content }}{%- else %}{{- m.reasoning_content }}\
     {%- endif %}{%- endfor %}";
 
 const TEMPLATES: [(&str, &str); 6] = [
