@@ -19,11 +19,12 @@ import struct
 import termios
 import time
 
-COLUMNS, ROWS = 92, 30
+COLUMNS, ROWS = 92, 26
 QUESTION = "Nina buys 9 muffins for 3 dollars each and 5 cakes for 7 dollars each. How much does Nina spend in total?"
 SCRIPT = [QUESTION, "/alpha 0.5", "/regen", "/alpha 1", "/regen"]
 # The line editor turns bracketed paste on when it begins.
 EDITOR_BEGINS = b"\x1b[?2004h"
+TITLE_BACK = b"\x1b[23;2t"
 KEY_SECONDS = 0.035
 READ_SECONDS = 1.2
 LAST_SECONDS = 5.0
@@ -168,7 +169,11 @@ def frames(events, end):
     found, events, at = [], list(events), 0.0
     while at <= end:
         while events and events[0][0] <= at:
-            stream.feed(events.pop(0)[1])
+            data = events.pop(0)[1]
+            stream.feed(data)
+            # pyte does not know how to bring back the title that was kept.
+            if data.rfind(TITLE_BACK) > data.rfind(b"\x1b]2;"):
+                shown.set_title("")
         cursor = (shown.cursor.y, shown.cursor.x)
         state = (shown.title or "valve chat", tuple(runs(shown.buffer[y]) for y in range(ROWS)), cursor)
         if not found or found[-1][1:] != state:

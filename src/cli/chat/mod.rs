@@ -61,8 +61,8 @@ impl Chat {
         super::on_interrupt(move || stop.cancel());
         let (sampling, fold, args) = (self.sampling.sampling(), self.fold, &self);
         let mut talk = Talk { args, loaded, conversation, sampling, screen, fold, editing: false };
-        let path = talk.loaded.engine.model().path().display().to_string();
-        screen.say(&format!("{path} · alpha {} · /help", settings::openings(&talk.loaded)));
+        let name = talk.loaded.engine.model().path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        screen.say(&format!("{name} · alpha {} · /help", settings::openings(&talk.loaded)));
         let mut interrupted = false;
         loop {
             // One that came too late for the last answer is not meant for the next.
