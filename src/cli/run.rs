@@ -189,7 +189,8 @@ fn openings(valve: &Valve, session: &Session) -> Value {
         return json!({ "valve": file, "used": runs(&parts[0].1) });
     }
     let part = |(part, used): &(&Part, Vec<f32>)| {
-        json!({ "layer": part.layer, "group": part.group.to_string(), "used": runs(used) })
+        let group = part.group.to_string();
+        json!({ "layer": part.layer, "group": group, "used": runs(used) })
     };
     json!({ "valve": file, "parts": parts.iter().map(part).collect::<Vec<_>>() })
 }
