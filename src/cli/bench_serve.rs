@@ -22,12 +22,13 @@ impl BenchServe {
         let loaded = self.model.load()?;
         let mut session = loaded.session()?;
         let vocab = loaded.engine.model().config().vocab;
+        let mut bench = Bench { session: &mut session, rng: Rng::new(1), vocab };
         for line in std::io::stdin().lock().lines() {
             let line = line.map_err(|source| Error::Io { path: "standard input".into(), source })?;
             let request = line.split_once(' ').and_then(|(kind, n)| Some((kind, n.trim().parse::<usize>().ok()?)));
             match request {
-                Some(("pp", n)) if n > 0 => super::print(&format!("{}\n", prefill(&mut session, vocab, n)?))?,
-                Some(("tg", n)) if n > 0 => super::print(&format!("{}\n", decode(&mut session, vocab, n)?))?,
+                Some(("pp", n)) if n > 0 => super::print(&format!("{}\n", bench.prefill(n)?))?,
+                Some(("tg", n)) if n > 0 => super::print(&format!("{}\n", bench.decode(n)?))?,
                 _ if line.trim() == "quit" => break,
                 _ => {
                     return Err(Error::Argument {
@@ -41,31 +42,31 @@ impl BenchServe {
     }
 }
 
-fn tokens(vocab: usize, n: usize) -> Vec<u32> {
-    let mut rng = Rng::new(1);
-    (0..n).map(|_| rng.below(vocab) as u32).collect()
+/// Makes prompts that share nothing with those before, so that none finds its pages in the cache.
+struct Bench<'a> {
+    session: &'a mut Session,
+    rng: Rng,
+    vocab: usize,
 }
 
-/// Empties the cache: a prompt that shares nothing with what `tokens` makes.
-fn forget(session: &mut Session) -> Result<()> {
-    session.prompt(&[0])?;
-    Ok(())
-}
+impl Bench<'_> {
+    fn tokens(&mut self, n: usize) -> Vec<u32> {
+        (0..n).map(|_| self.rng.below(self.vocab) as u32).collect()
+    }
 
-fn prefill(session: &mut Session, vocab: usize, n: usize) -> Result<f64> {
-    forget(session)?;
-    let prompt = tokens(vocab, n);
-    let started = Instant::now();
-    session.prompt(&prompt)?;
-    session.extend(&[])?;
-    Ok(n as f64 / started.elapsed().as_secs_f64())
-}
+    fn prefill(&mut self, n: usize) -> Result<f64> {
+        let prompt = self.tokens(n);
+        let started = Instant::now();
+        self.session.prompt(&prompt)?;
+        self.session.extend(&[])?;
+        Ok(n as f64 / started.elapsed().as_secs_f64())
+    }
 
-fn decode(session: &mut Session, vocab: usize, n: usize) -> Result<f64> {
-    forget(session)?;
-    let tokens = tokens(vocab, n);
-    let started = Instant::now();
-    session.prompt(&tokens[..1])?;
-    session.extend(&tokens[1..])?;
-    Ok(n as f64 / started.elapsed().as_secs_f64())
+    fn decode(&mut self, n: usize) -> Result<f64> {
+        let tokens = self.tokens(n);
+        let started = Instant::now();
+        self.session.prompt(&tokens[..1])?;
+        self.session.extend(&tokens[1..])?;
+        Ok(n as f64 / started.elapsed().as_secs_f64())
+    }
 }
