@@ -78,20 +78,26 @@ impl Loaded {
             "attn" => Some(Group::Attention),
             "mlp" => Some(Group::Mlp),
             "layers" => None,
-            word => {
-                let Some(i) = self.valves.iter().position(|valve| name(valve) == word) else {
-                    let dial = parse_dial("alpha", text)?;
-                    (self.dial, self.parts) = (dial, Vec::new());
-                    self.own.fill(None);
-                    return Ok(());
-                };
-                self.own[i] = Some(parse_dial("alpha", rest)?);
-                return Ok(());
-            }
+            _ => return self.set_valves(text),
         };
         for (selector, dial) in parse_parts(flag(group), group, rest)? {
             self.parts.retain(|(other, _)| *other != selector);
             self.parts.push((selector, dial));
+        }
+        Ok(())
+    }
+
+    /// `NAME DIAL`, or `DIAL`. A name may hold blanks, as a file's may.
+    fn set_valves(&mut self, text: &str) -> Result<()> {
+        let dial_of =
+            |valve: &Valve| text.strip_prefix(&name(valve)).filter(|rest| rest.starts_with(char::is_whitespace));
+        let named = self.valves.iter().enumerate().find_map(|(i, valve)| Some((i, dial_of(valve)?)));
+        match named {
+            Some((i, dial)) => self.own[i] = Some(parse_dial("alpha", dial)?),
+            None => {
+                (self.dial, self.parts) = (parse_dial("alpha", text)?, Vec::new());
+                self.own.fill(None);
+            }
         }
         Ok(())
     }

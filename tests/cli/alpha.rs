@@ -69,15 +69,16 @@ fn each_valve_may_have_its_own_dial() {
 #[test]
 fn the_chat_turns_parts_and_single_valves() {
     let folder = Folder::new();
-    let [a, b] = [folder.path("a.gguf"), folder.path("b.gguf")];
-    let lines = "/alpha 0..1@64\n/alpha attn 0.5; layers 0-1:2\n/alpha b -1\n/alpha layers 0-2:1\n\
-                 /alpha layers 1\n/alpha\n/alpha 0\n";
+    let (a, b) = (folder.path("a.gguf"), folder.path("b 2.gguf"));
+    std::fs::copy(folder.path("b.gguf"), &b).unwrap();
+    let turns = ["0..1@64", "attn 0.5; layers 0-1:2", "b 2 -1", "layers 0-2:1", "layers 1", "", "0"];
+    let lines: String = turns.iter().map(|turn| format!("/alpha {turn}\n")).collect();
     let command = folder.command("chat", &["--valve", &a, "--valve", &b]);
-    let (_, stderr) = succeed(super::feed(command, lines));
+    let (_, stderr) = succeed(super::feed(command, &lines));
     let said: Vec<&str> = stderr.lines().skip(1).map(|line| line.trim_start_matches("> ")).collect();
     assert_eq!(said[0], "alpha 0..1@64");
     assert_eq!(said[1], "alpha 0..1@64; attn 0.5; layers 0-1:2");
-    assert_eq!(said[2], "alpha 0..1@64; attn 0.5; layers 0-1:2; b -1");
+    assert_eq!(said[2], "alpha 0..1@64; attn 0.5; layers 0-1:2; b 2 -1");
     assert_eq!(said[3], "valve: alpha-layers: 2 is past the model's last, 1");
     assert!(said[4].starts_with("valve: alpha-layers: \"1\" is not"), "{}", said[4]);
     assert_eq!(said[5], said[2], "what failed turned nothing");
