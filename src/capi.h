@@ -107,8 +107,8 @@ valve_status valve_open(const char *model, const valve_options *options, valve_e
 /* Closes a handle. Sessions of the engine stay usable. */
 valve_status valve_close(valve_engine *engine);
 
-/* Attaches the GGUF LoRA adapter `adapter`, closed in every session until valve_set_alpha opens it. `valve`, which may
- * be null, gets its number: adapters of an engine count from 0. */
+/* Attaches a LoRA adapter, a GGUF file or a folder that PEFT saved, closed in every session until valve_set_alpha opens
+ * it. `valve`, which may be null, gets its number: adapters of an engine count from 0. */
 valve_status valve_attach(valve_engine *engine, const char *adapter, uint32_t *valve);
 
 /* The tokens of `text`, with what the model puts around a text. If `parse_special` is not 0, control tokens that are

@@ -98,7 +98,7 @@ fn tensors_survive_a_round_trip_at_any_alignment() {
         assert_eq!(gguf.alignment(), alignment as usize);
         assert_eq!(gguf.tensors().len(), 5);
         assert_eq!(gguf.info("owned").unwrap().dims, [2, 1, 4]);
-        assert_eq!(gguf.info("quantized").unwrap().ty.name, "q4_k");
+        assert_eq!(gguf.info("quantized").unwrap().ty.name, "q4_K");
     }
 }
 

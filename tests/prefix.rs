@@ -68,8 +68,9 @@ fn sessions_that_share_hold_their_pages_together() {
     engine.check_cache().unwrap();
 }
 
-/// llama.cpp #26207: its prompt cache compares tokens alone, and hands out what was computed under another scale of
-/// an adapter, or another adapter.
+/// llama.cpp #26207: its prompt cache compares tokens alone, and a request that selects one adapter goes on from what
+/// was computed under another. vLLM #42125: its key is an adapter's name, and another file of that name is taken for
+/// the first; here both are read as one name.
 #[test]
 fn llama_cpp_26207_a_prefix_is_not_reused_at_another_scale_or_under_another_adapter() {
     let engine = engine(2, CONTEXT);

@@ -78,6 +78,16 @@ fn pre_tokenizers_equal_llama_cpp() {
     assert!(matches!(cases, 0 | 28), "{cases} rules");
 }
 
+#[test]
+fn other_kinds_are_refused_by_name() {
+    let Some(folder) = vocabularies() else { return };
+    for (file, kind) in [("bert-bge", "\"bert\" (WordPiece)"), ("nomic-bert-moe", "\"t5\" (Unigram)")] {
+        let gguf = Gguf::open(&folder.join(format!("ggml-vocab-{file}.gguf"))).unwrap();
+        let error = tokenizer(&gguf).err().unwrap().to_string();
+        assert!(error.contains(kind), "{error}");
+    }
+}
+
 /// Text comes back whole but for the bytes this vocabulary has no token for.
 #[test]
 fn texts_come_back() {

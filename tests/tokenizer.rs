@@ -3,6 +3,7 @@
 mod support;
 
 use cotvalve::tokenizer::{Tokenizer, Vocab};
+use support::alphabet::byte_alphabet;
 use support::peer_ids::{Peer, Texts};
 
 /// The vocabulary `pairs` of tests/data/tokenizer/make_ids.py: all bytes, and all pairs of bytes in a mixed order, so
@@ -14,7 +15,7 @@ struct Pairs {
 
 impl Pairs {
     fn new() -> Self {
-        let chars = alphabet();
+        let chars = byte_alphabet();
         let numbers: Vec<usize> = (0..65_536).map(|i| 40_503 * i % 65_536).collect();
         let join = |between: &str, n: &usize| format!("{}{between}{}", chars[n >> 8], chars[n & 255]);
         let merges = numbers.iter().map(|n| join(" ", n)).collect();
@@ -29,13 +30,6 @@ impl Pairs {
         Tokenizer::new(&Vocab { model: "gpt2", pre, tokens: &tokens, merges: &merges, bos, eos, ..Vocab::default() })
             .unwrap()
     }
-}
-
-/// GPT-2's character of each byte.
-fn alphabet() -> Vec<char> {
-    let mut spare = '\u{100}'..;
-    let printable = |byte: &u8| matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..);
-    (0..=255u8).map(|byte| if printable(&byte) { char::from(byte) } else { spare.next().unwrap() }).collect()
 }
 
 #[test]

@@ -7,7 +7,9 @@ mod clock;
 mod guard;
 mod json;
 mod message;
+mod program;
 mod python;
+mod source;
 mod thought;
 
 pub use message::{Message, RenderOptions, ToolCall};
@@ -15,27 +17,27 @@ pub use thought::{Part, ThoughtScanner, ThoughtSplitter, ThoughtTag, ThoughtTags
 
 use crate::error::{Error, Result};
 use message::ThoughtHabit;
-use minijinja::Environment;
-use minijinja::machinery::{Token, tokenize};
 use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, State, Value};
+use program::Program;
 use serde_json::Value as Json;
-use std::io;
 
 /// Longest template, in bytes. Real ones are below a third of this.
 const SOURCE_BYTES_MAX: usize = 128 << 10;
-/// Most tokens in one tag, and most `elif`s in a template: each may nest one level deeper, and folding constants takes
-/// the square of that.
-const TAG_TOKENS_MAX: usize = 1000;
-const ELIFS_MAX: usize = 1000;
-/// Stack for parsing and rendering what these limits let through. Only what is touched is used.
+/// Stack for parsing and rendering what these limits let through, and for each unit of fuel, which may nest values
+/// that are then let go of one inside the other. Only what is touched is used.
 const STACK_BYTES: usize = 64 << 20;
+const STACK_BYTES_A_FUEL: usize = 128;
 /// Depth of macros, recursive loops and blocks.
 const RECURSION_MAX: usize = 256;
 /// Work for a render, in units of minijinja's fuel: an instruction, or 64 bytes created or read.
 const FUEL: u64 = 250_000;
-/// More of it for each message, and for so many bytes of messages.
+/// More of it for each message, for each two of them (some templates look back from every message), and for so many
+/// bytes of messages; and the most that this makes.
 const FUEL_A_MESSAGE: u64 = 500;
+const FUEL_A_PAIR: u64 = 8;
 const BYTES_A_FUEL: u64 = 4;
+const FUEL_MAX: u64 = 8_000_000;
 /// Longest prompt, in bytes, besides what the messages take; these may appear this many times.
 const OUTPUT_BYTES: usize = 1 << 20;
 const OUTPUT_COPIES: usize = 4;
@@ -47,6 +49,8 @@ const NAME: &str = "chat";
 /// and a `tojson` that escapes nothing for HTML.
 pub struct Template {
     environment: Environment<'static>,
+    /// Compiled anew for each render, which takes less than a millisecond.
+    source: String,
     bos_text: String,
     eos_text: String,
     tags: Option<ThoughtTags>,
@@ -63,14 +67,15 @@ impl Template {
             let what = format!("it has {} bytes; {SOURCE_BYTES_MAX} are supported", source.len());
             return Err(Error::Template(what));
         }
-        let environment = with_deep_stack(|| {
-            let mut environment = environment()?;
-            environment.add_template_owned(NAME, prepare(source)?)?;
-            Ok(environment)
+        let (environment, prepared) = with_deep_stack(0, || {
+            let environment = environment()?;
+            let source = source::prepare(source)?;
+            Program::new(&source)?;
+            Ok((environment, source))
         })?;
         let tags = ThoughtTags::of(source);
         let habit = ThoughtTags::habit(tags.as_ref(), source);
-        Ok(Self { environment, bos_text: bos_text.into(), eos_text: eos_text.into(), tags, habit })
+        Ok(Self { environment, source: prepared, bos_text: bos_text.into(), eos_text: eos_text.into(), tags, habit })
     }
 
     /// What the model writes around its thought; `None` if the template knows no thought.
@@ -101,15 +106,20 @@ impl Template {
         let context = Json::Object(options.context(messages, &self.bos_text, &self.eos_text));
         let bytes = context.to_string().len();
         let mut environment = self.environment.clone();
-        environment.set_fuel(Some(FUEL + FUEL_A_MESSAGE * count + bytes as u64 / BYTES_A_FUEL));
+        let pairs = count.saturating_mul(count) / 2;
+        let fuel = FUEL + FUEL_A_MESSAGE * count + FUEL_A_PAIR.saturating_mul(pairs) + bytes as u64 / BYTES_A_FUEL;
+        let fuel = fuel.min(FUEL_MAX);
+        environment.set_fuel(Some(fuel));
         let now = options.now.unwrap_or_else(clock::now);
         environment.add_function("strftime_now", move |format: &str| clock::strftime(format, now));
         let limit = OUTPUT_BYTES + OUTPUT_COPIES * bytes;
-        with_deep_stack(|| {
-            let mut prompt = Prompt { bytes: Vec::new(), limit };
-            let context = json::value(&context);
-            environment.get_template(NAME)?.render_captured_to(context, &mut prompt)?;
-            Ok(String::from_utf8_lossy(&prompt.bytes).into_owned())
+        with_deep_stack(fuel as usize, || {
+            let text = Program::new(&self.source)?.run(&environment, json::value(&context))?;
+            if text.len() > limit {
+                let what = format!("the prompt exceeds {limit} bytes");
+                return Err(minijinja::Error::new(minijinja::ErrorKind::WriteFailure, what));
+            }
+            Ok(text)
         })
     }
 
@@ -137,8 +147,9 @@ fn environment() -> std::result::Result<Environment<'static>, minijinja::Error> 
     environment.set_recursion_limit(RECURSION_MAX);
     guard::install(&mut environment);
     environment.add_filter("tojson", json::tojson);
-    environment.add_function("raise_exception", |why: String| -> std::result::Result<String, minijinja::Error> {
-        Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, why))
+    environment.add_function("raise_exception", |state: &State, why: &Value| {
+        guard::weigh(state, why)?;
+        Err::<Value, _>(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, python::text(why)))
     });
     Ok(environment)
 }
@@ -147,46 +158,15 @@ fn syntax() -> std::result::Result<SyntaxConfig, minijinja::Error> {
     SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()
 }
 
-/// The source with the tags of transformers that mark the assistant's part (`generation`) as plain scopes.
-///
-/// # Errors
-/// A tag is long enough to cost the parser too much stack or time.
-fn prepare(source: &str) -> std::result::Result<String, minijinja::Error> {
-    let (mut tokens, mut elifs, mut opened) = (0, 0, false);
-    let mut prepared = String::with_capacity(source.len());
-    let mut copied = 0;
-    for token in tokenize(source, false, syntax()?) {
-        let (token, span) = token?;
-        let name = match token {
-            Token::Ident("generation") if opened => Some("with"),
-            Token::Ident("endgeneration") if opened => Some("endwith"),
-            _ => None,
-        };
-        if let Some(name) = name {
-            prepared += &source[copied..span.start_offset as usize];
-            prepared += name;
-            copied = span.end_offset as usize;
-        }
-        opened = matches!(token, Token::BlockStart);
-        match token {
-            Token::VariableStart | Token::BlockStart => tokens = 0,
-            Token::Ident("elif") => elifs += 1,
-            _ => {}
-        }
-        tokens += 1;
-        if tokens > TAG_TOKENS_MAX || elifs > ELIFS_MAX {
-            let what = format!("more than {TAG_TOKENS_MAX} tokens in a tag, or {ELIFS_MAX} times elif");
-            return Err(minijinja::Error::new(minijinja::ErrorKind::SyntaxError, what));
-        }
-    }
-    prepared += &source[copied..];
-    Ok(prepared)
-}
-
-/// Runs `work` on a thread with a stack of [`STACK_BYTES`], and names the line of its error.
-fn with_deep_stack<T: Send>(work: impl FnOnce() -> std::result::Result<T, minijinja::Error> + Send) -> Result<T> {
+/// Runs `work` on a thread with stack for so much fuel, and names the line of its error.
+fn with_deep_stack<T: Send>(
+    fuel: usize,
+    work: impl FnOnce() -> std::result::Result<T, minijinja::Error> + Send,
+) -> Result<T> {
     let done = std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("chat-template".into()).stack_size(STACK_BYTES);
+        let thread = std::thread::Builder::new()
+            .name("chat-template".into())
+            .stack_size(STACK_BYTES + STACK_BYTES_A_FUEL * fuel);
         match thread.spawn_scoped(scope, || work().map_err(|error| describe(&error))) {
             Ok(thread) => thread.join().unwrap_or_else(|_| Err("it made the template engine panic".into())),
             Err(error) => Err(format!("no thread to run it on: {error}")),
@@ -208,26 +188,6 @@ fn describe(error: &minijinja::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-/// The output, which refuses to grow beyond its limit.
-struct Prompt {
-    bytes: Vec<u8>,
-    limit: usize,
-}
-
-impl io::Write for Prompt {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if bytes.len() > self.limit - self.bytes.len() {
-            return Err(io::Error::other(format!("the prompt exceeds {} bytes", self.limit)));
-        }
-        self.bytes.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -175,7 +175,7 @@ impl ThoughtScanner {
                 self.release(each);
                 continue;
             }
-            let Some((_, place)) = possible.find(|(tag, _)| tag.len() == self.held.len()) else { return None };
+            let (_, place) = possible.find(|(tag, _)| tag.len() == self.held.len())?;
             let turn = match (self.place, place) {
                 (Place::Thought, _) => Some(ThoughtTag::Close),
                 (_, Place::Thought) => Some(ThoughtTag::Open),
@@ -293,6 +293,22 @@ impl Run<'_> {
         if !self.text.is_empty() {
             each(self.part, &String::from_utf8_lossy(self.text));
             self.text.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else the scanner would take the shorter for the longer.
+    #[test]
+    fn no_tag_or_mark_starts_another() {
+        for (_, known) in KNOWN {
+            let all: Vec<&str> = known.marks.iter().copied().chain([known.open, known.close]).collect();
+            for (i, a) in all.iter().enumerate() {
+                assert!(!a.is_empty() && all.iter().enumerate().all(|(j, b)| i == j || !b.starts_with(a)), "{a}");
+            }
         }
     }
 }

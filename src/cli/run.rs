@@ -188,7 +188,10 @@ fn openings(valve: &Valve, session: &Session) -> Value {
     if parts.iter().all(|(_, used)| *used == parts[0].1) {
         return json!({ "valve": file, "used": runs(&parts[0].1) });
     }
-    let part = |(part, used): &(&Part, Vec<f32>)| json!({ "layer": part.layer, "group": part.group.to_string(), "used": runs(used) });
+    let part = |(part, used): &(&Part, Vec<f32>)| {
+        let group = part.group.to_string();
+        json!({ "layer": part.layer, "group": group, "used": runs(used) })
+    };
     json!({ "valve": file, "parts": parts.iter().map(part).collect::<Vec<_>>() })
 }
 

@@ -13,8 +13,9 @@ const MAX_ROW_BYTES: usize = 4096;
 /// Keys, values, and what each thread works in.
 ///
 /// One head's part of a page is contiguous: keys as `[layer][page][kv_head][head_dim][position]`, values as
-/// `[layer][page][kv_head][position][head_dim]`, in Q8_0 with blocks of 32 along head_dim in both. So both halves of attention are sums of scaled rows, with
-/// positions in lanes for the scores and values in lanes for the output, and never a sum across lanes.
+/// `[layer][page][kv_head][position][head_dim]`, in Q8_0 with blocks of 32 along head_dim in both. So both halves of
+/// attention are sums of scaled rows, with positions in lanes for the scores and values in lanes for the output, and
+/// never a sum across lanes.
 pub struct Cache {
     pub(super) keys: Vec<u8>,
     pub(super) values: Vec<u8>,

@@ -22,8 +22,10 @@ pub fn tokenizer(gguf: &Gguf) -> Result<Tokenizer> {
     let tokens: Vec<&str> = gguf.require(&key("tokens"), Gguf::strings)?.iter().collect();
     let merges = match gguf.strings(&key("merges"))? {
         Some(merges) => merges.iter().collect(),
-        None if model == "llama" || pre == "kimi-k2" => Vec::new(),
-        None => gguf.require(&key("merges"), Gguf::strings)?.iter().collect(),
+        None if matches!(model, "gpt2" | "gemma4") && pre != "kimi-k2" => {
+            gguf.require(&key("merges"), Gguf::strings)?.iter().collect()
+        }
+        None => Vec::new(),
     };
     // SentencePiece files may leave these three out.
     let usual = |id: u32| Some(id).filter(|id| model == "llama" && (*id as usize) < tokens.len());

@@ -73,13 +73,6 @@ impl Candidates {
         }
     }
 
-    /// Makes `token` the only one.
-    pub fn only(&mut self, token: u32) {
-        self.list.clear();
-        self.list.push(Candidate { token, logit: 0.0, p: 1.0, score: 0.0 });
-        self.sorted = true;
-    }
-
     /// Keeps the `n` most likely.
     pub fn keep_best(&mut self, n: usize) {
         if n < self.list.len() {

@@ -209,7 +209,7 @@ static FIELDS: &[Field] = &[
     ),
     Field {
         short: Some('j'),
-        ..field("json-schema", "SCHEMA", "Answer with JSON that the schema describes", grammar, |s, text| {
+        ..field("json-schema", "SCHEMA", "Answer with JSON that the schema describes", schema, |s, text| {
             set_grammar(s, text, Grammar::JsonSchema)
         })
     },
@@ -223,7 +223,7 @@ static FIELDS: &[Field] = &[
             set_grammar(s, text, if lark { Grammar::Lark } else { Grammar::Gbnf })
         },
     ),
-    field("response-format", "FORMAT", "json: answer with a JSON object; text: with anything", grammar, |s, text| {
+    field("response-format", "FORMAT", "json: answer with a JSON object; text: with anything", format, |s, text| {
         match text {
             "json" | "json_object" => set_grammar(s, ANY_OBJECT, Grammar::JsonSchema),
             "text" => set_grammar(s, NONE, Grammar::JsonSchema),
@@ -282,11 +282,22 @@ fn set_grammar(sampling: &mut Sampling, text: &str, kind: fn(String) -> Grammar)
     Ok(())
 }
 
+fn schema(sampling: &Sampling) -> String {
+    match &sampling.grammar {
+        Some(Grammar::JsonSchema(text)) => text.clone(),
+        _ => NONE.into(),
+    }
+}
+
 fn grammar(sampling: &Sampling) -> String {
     match &sampling.grammar {
-        None => NONE.into(),
-        Some(Grammar::JsonSchema(text) | Grammar::Gbnf(text) | Grammar::Lark(text)) => text.clone(),
+        Some(Grammar::Gbnf(text) | Grammar::Lark(text)) => text.clone(),
+        _ => NONE.into(),
     }
+}
+
+fn format(sampling: &Sampling) -> String {
+    if schema(sampling) == NONE { "text".into() } else { "json".into() }
 }
 
 #[cfg(test)]
@@ -296,7 +307,7 @@ mod tests {
     #[test]
     fn every_field_takes_what_it_shows() {
         let default = Sampling::default();
-        for field in Sampling::fields().iter().filter(|field| !field.list && field.name != "response-format") {
+        for field in Sampling::fields().iter().filter(|field| !field.list) {
             let mut sampling = default.clone();
             let shown = field.get(&default);
             sampling.set(field.name, &shown).unwrap_or_else(|e| panic!("{} {shown:?}: {e}", field.name));
@@ -319,6 +330,15 @@ mod tests {
         assert_eq!((s.stop.len(), &s.dry_breakers[..]), (2, &[".".to_string()][..]));
         s.set("stop", "none").unwrap();
         assert!(s.stop.is_empty());
+        let show = |s: &Sampling| {
+            ["json-schema", "grammar", "response-format"]
+                .map(|name| Sampling::fields().iter().find(|field| field.name == name).unwrap().get(s))
+        };
+        let mut s = Sampling::default();
+        s.set("j", "{}").unwrap();
+        assert_eq!(show(&s), ["{}", "none", "json"]);
+        s.set("grammar", "root ::= \"a\"").unwrap();
+        assert_eq!(show(&s), ["none", "root ::= \"a\"", "text"]);
     }
 
     #[test]

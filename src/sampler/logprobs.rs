@@ -29,9 +29,9 @@ impl Logprobs {
 
 /// ln Σ exp(logit) over the possible tokens.
 fn log_sum_exp(logits: &[f32]) -> f64 {
-    let possible = || logits.iter().filter(|l| **l > f32::NEG_INFINITY).map(|l| f64::from(l.min(f32::MAX)));
-    let best = possible().fold(f64::NEG_INFINITY, f64::max);
-    best + possible().map(|l| (l - best).exp()).sum::<f64>().ln()
+    let possible = || logits.iter().filter(|l| **l > f32::NEG_INFINITY).map(|l| l.min(f32::MAX));
+    let best = possible().fold(f32::NEG_INFINITY, f32::max);
+    f64::from(best) + possible().map(|l| f64::from((l - best).exp())).sum::<f64>().ln()
 }
 
 #[cfg(test)]

@@ -127,8 +127,9 @@ impl Sampler {
         // Nothing but these can take the likeliest away.
         let likeliest_stays = s.mirostat == 2 || s.typical_p >= 1.0 && s.xtc_probability <= 0.0;
         if s.temperature == 0.0 && s.dynatemp_range == 0.0 && likeliest_stays {
-            candidates.only(argmax(logits));
-            return Ok(candidates.list[0].token);
+            candidates.collect(logits, f32::NEG_INFINITY, 1);
+            candidates.softmax();
+            return Ok(candidates.list.first().map_or_else(|| lowest_possible(logits), |best| best.token));
         }
         if let Some(mirostat) = &mut self.mirostat {
             candidates.collect(logits, f32::NEG_INFINITY, 0);
@@ -166,17 +167,6 @@ fn choose(candidates: &mut Candidates, rng: &mut Rng) -> Option<usize> {
 /// The lowest id that is not forbidden, where no logit is a number; 0 if all are.
 fn lowest_possible(logits: &[f32]) -> u32 {
     logits.iter().position(|l| *l != f32::NEG_INFINITY).unwrap_or(0) as u32
-}
-
-/// The index of the largest logit, the first of equals; NaN never wins.
-fn argmax(logits: &[f32]) -> u32 {
-    let mut best = (f32::NEG_INFINITY, lowest_possible(logits));
-    for (logit, token) in logits.iter().zip(0..) {
-        if *logit > best.0 {
-            best = (*logit, token);
-        }
-    }
-    best.1
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::tokenizer::Tokenizer;
 
 /// What the samplers of one tokenizer share.
 #[derive(Debug, Default)]
-pub struct Grammars;
+pub struct Grammars(());
 
 impl Grammars {
     /// # Errors

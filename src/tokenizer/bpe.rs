@@ -8,6 +8,7 @@ use super::rules::Rule;
 use crate::error::{Error, Result};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 /// What byte-pair encoding needs to know of a vocabulary.
 pub(super) struct Bpe {
@@ -17,7 +18,7 @@ pub(super) struct Bpe {
     /// By text, the tokens that a whole word can be; empty where merges decide alone.
     words: HashMap<Box<[u8]>, u32>,
     /// Pair of symbols to its rank: the pair that stands first in the merge list merges first.
-    ranks: HashMap<(u32, u32), u32>,
+    ranks: HashMap<u64, u32, PairHash>,
     /// By rank, the symbol that the pair becomes.
     merged: Vec<u32>,
     /// By symbol less `tokens`: the tokens that are emitted for a symbol that is none.
@@ -48,11 +49,68 @@ const STRANGER: u32 = NONE - 1;
 /// A possible merge. Ordered by rank, then from left to right, which makes the result unique.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Merge {
-    rank: u32,
-    left: u32,
+    /// The rank, and in the lower half the left one's place.
+    order: u64,
     right: u32,
     /// Length in bytes of the pair when it was found: either side can only grow, so another sum means a stale entry.
     len: u32,
+}
+
+impl Merge {
+    fn rank(&self) -> usize {
+        (self.order >> 32) as usize
+    }
+
+    fn left(&self) -> u32 {
+        self.order as u32
+    }
+}
+
+/// Two numbers as one, which sorts by the first.
+fn pair(first: u32, second: u32) -> u64 {
+    u64::from(first) << 32 | u64::from(second)
+}
+
+/// Hashes pairs: the merge loop does little but look them up, and the standard hash takes most of its time. The key is
+/// drawn anew for each vocabulary, so that no file can be made to collide.
+#[derive(Clone)]
+struct PairHash {
+    key: u64,
+}
+
+impl PairHash {
+    fn new() -> Self {
+        Self { key: RandomState::new().hash_one(0) | 1 }
+    }
+}
+
+impl BuildHasher for PairHash {
+    type Hasher = PairHasher;
+
+    fn build_hasher(&self) -> PairHasher {
+        PairHasher { key: self.key, hash: self.key }
+    }
+}
+
+/// Folds the 128-bit product of what it is given and the key.
+struct PairHasher {
+    key: u64,
+    hash: u64,
+}
+
+impl Hasher for PairHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        let product = u128::from(self.hash ^ value) * u128::from(self.key.rotate_left(32) | 1);
+        self.hash = product as u64 ^ (product >> 64) as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.hash
+    }
 }
 
 /// Buffers of the merge loop, kept from word to word.
@@ -119,7 +177,7 @@ impl Bpe {
     /// Reads the merge list, each item `left right`, best first. `tokens` maps texts to ids below `count`.
     pub(super) fn new(tokens: &HashMap<&str, u32>, count: usize, merges: &[&str], rule: &Rule) -> Result<Self> {
         let mut symbols = Symbols { tokens, count, plain: rule.plain, absent: HashMap::new(), spelled: Vec::new() };
-        let mut ranks = HashMap::with_capacity(merges.len());
+        let mut ranks = HashMap::with_capacity_and_hasher(merges.len(), PairHash::new());
         let mut merged = Vec::with_capacity(merges.len());
         let mut text = String::new();
         for merge in merges {
@@ -129,7 +187,7 @@ impl Bpe {
                 return Err(Error::Tokenizer(format!("merge {} ({merge:?}) names no pair", merged.len())));
             };
             let (left, right) = (&merge[..space], &merge[space + 1..]);
-            let pair = (symbols.id(left)?, symbols.id(right)?);
+            let pair = pair(symbols.id(left)?, symbols.id(right)?);
             text.clear();
             text.push_str(left);
             text.push_str(right);
@@ -183,21 +241,21 @@ impl Bpe {
             self.propose(links, queue, left - 1, left);
         }
         while let Some(Reverse(merge)) = queue.pop() {
-            let (left, right) = (&links[merge.left as usize], &links[merge.right as usize]);
+            let (left, right) = (&links[merge.left() as usize], &links[merge.right as usize]);
             if left.len == 0 || right.len == 0 || left.len + right.len != merge.len {
                 continue;
             }
             let (previous, next) = (left.previous, right.next);
             links[merge.right as usize].len = 0;
-            let left = &mut links[merge.left as usize];
-            left.symbol = self.merged[merge.rank as usize];
+            let left = &mut links[merge.left() as usize];
+            left.symbol = self.merged[merge.rank()];
             left.len = merge.len;
             left.next = next;
             if next != NONE {
-                links[next as usize].previous = merge.left;
+                links[next as usize].previous = merge.left();
             }
-            self.propose(links, queue, previous, merge.left);
-            self.propose(links, queue, merge.left, next);
+            self.propose(links, queue, previous, merge.left());
+            self.propose(links, queue, merge.left(), next);
         }
         self.emit(word, links, out);
     }
@@ -222,8 +280,8 @@ impl Bpe {
             return;
         }
         let (l, r) = (&links[left as usize], &links[right as usize]);
-        if let Some(&rank) = self.ranks.get(&(l.symbol, r.symbol)) {
-            queue.push(Reverse(Merge { rank, left, right, len: l.len + r.len }));
+        if let Some(&rank) = self.ranks.get(&pair(l.symbol, r.symbol)) {
+            queue.push(Reverse(Merge { order: pair(rank, left), right, len: l.len + r.len }));
         }
     }
 }

@@ -79,7 +79,7 @@ impl Classes {
     }
 
     /// The length in bytes of the longest start of `text` whose characters all pass `test`.
-    pub(super) fn run(&self, text: &str, test: impl Fn(char, Class) -> bool) -> usize {
+    pub(super) fn run(&self, text: &str, mut test: impl FnMut(char, Class) -> bool) -> usize {
         text.char_indices().find(|&(_, c)| !test(c, self.of(c))).map_or(text.len(), |(at, _)| at)
     }
 }

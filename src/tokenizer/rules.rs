@@ -50,8 +50,8 @@ const RULES: &[Rule] = &[
         ..RULE
     },
     Rule {
-        names: "gpt-2 phi-2 mpt olmo jais exaone4 trillion granite-docling gigachat a.x-4.0 mellum modern-bert roberta-bpe \
-                jina-es jina-de jina-v1-en jina-v2-es jina-v2-de jina-v2-code",
+        names: "gpt-2 phi-2 mpt olmo jais exaone4 trillion granite-docling gigachat a.x-4.0 mellum modern-bert \
+                roberta-bpe jina-es jina-de jina-v1-en jina-v2-es jina-v2-de jina-v2-code",
         passes: &[Pass::Gpt2],
         ..RULE
     },

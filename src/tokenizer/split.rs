@@ -28,12 +28,16 @@ pub(super) enum Pass {
 
 /// Calls `word` for each word of `text`, in order; together they are the whole text, and none is empty.
 pub(super) fn split<'t>(passes: &[Pass], text: &'t str, word: &mut dyn FnMut(&'t str)) {
-    if text.is_empty() {
-        return;
+    if !text.is_empty() {
+        cut(Classes::get(), passes, text, word);
     }
-    match passes.split_first() {
-        None => word(text),
-        Some((pass, rest)) => pass.cut(Classes::get(), text, &mut |piece| split(rest, piece, word)),
+}
+
+fn cut<'t>(classes: &Classes, passes: &[Pass], text: &'t str, word: &mut dyn FnMut(&'t str)) {
+    match passes {
+        [] => word(text),
+        [last] => last.cut(classes, text, word),
+        [pass, rest @ ..] => pass.cut(classes, text, &mut |piece| cut(classes, rest, piece, word)),
     }
 }
 
@@ -103,19 +107,21 @@ fn search<'t>(text: &'t str, find: impl Fn(&str) -> usize, piece: &mut dyn FnMut
 
 fn led_run(classes: &Classes, rest: &str, lead: Option<Set>, of: Set, most: usize) -> usize {
     let Some((first, class)) = classes.first(rest) else { return 0 };
-    let led = if lead.is_some_and(|lead| lead(first, class)) { first.len_utf8() } else { 0 };
-    let run = |at: usize| match most {
-        usize::MAX => classes.run(&rest[at..], of),
-        _ => {
-            let mut chars = rest[at..].chars();
-            chars.by_ref().take(most).take_while(|c| of(*c, classes.of(*c))).map(char::len_utf8).sum()
-        }
+    let run = |text: &str| {
+        let mut left = most;
+        classes.run(text, |c, class| {
+            let within = left > 0 && of(c, class);
+            left = left.saturating_sub(1);
+            within
+        })
     };
-    match run(led) {
-        0 if led > 0 => run(0),
-        0 => 0,
-        len => led + len,
+    if lead.is_some_and(|lead| lead(first, class)) {
+        let len = run(&rest[first.len_utf8()..]);
+        if len > 0 {
+            return first.len_utf8() + len;
+        }
     }
+    if of(first, class) { run(rest) } else { 0 }
 }
 
 fn triple(rest: &str) -> usize {

@@ -188,6 +188,70 @@ fn empty_and_odd_merges_do_no_harm() {
 }
 
 #[test]
+fn kinds_that_are_not_supported_are_named() {
+    for model in ["bert", "t5", "rwkv", "plamo2", "no_vocab", "none", "hybriddna", "whitespace", "test", ""] {
+        let error = Tokenizer::new(&Vocab { model, tokens: &["a"], ..Vocab::default() }).err().unwrap().to_string();
+        assert!(error.contains(&format!("{model:?}")), "{error}");
+    }
+}
+
+/// Gemma 4: characters merge, not bytes; what no token or merge has is written in bytes.
+#[test]
+fn merges_of_characters() {
+    let mut tokens: Vec<String> = (0..=255).map(bytes::byte_token).collect();
+    let mut types = vec![6; 256];
+    tokens.extend(["a", "b", "▁", "é", "▁a", "éb", "\n", "\n\n", "<bos>"].map(String::from));
+    types.extend([1, 1, 1, 1, 1, 1, 1, 1, 3]);
+    let tokens: Vec<&str> = tokens.iter().map(|t| &**t).collect();
+    let merges = ["▁ a", "é b", "é a", "c c"];
+    let vocab = Vocab { model: "gemma4", tokens: &tokens, token_types: &types, merges: &merges, ..Vocab::default() };
+    let tokenizer = Tokenizer::new(&Vocab { bos: Some(264), ..vocab }).unwrap();
+    assert_eq!(pieces(&tokenizer, "a éb"), ["a", " ", "éb"]);
+    assert_eq!(pieces(&tokenizer, "b a\n\n\na"), ["b", " a", "\n", "\n", "\n", "a"], "no merges of line feeds");
+    assert_eq!(pieces(&tokenizer, "\n\n"), ["\n\n"], "but a token for two");
+    assert_eq!(tokenizer.encode("猫", false, true).unwrap(), [264, 0xE7, 0x8C, 0xAB]);
+    assert_eq!(tokenizer.encode("éa", false, false).unwrap(), [0xC3, 0xA9, 0x61], "merged, but no token");
+    assert_eq!(tokenizer.encode("cc", false, false).unwrap(), [0x63, 0x63]);
+    assert_eq!(tokenizer.decode(&tokenizer.encode("a 猫\n", false, false).unwrap()).unwrap(), "a 猫\n");
+}
+
+/// Llama 3: a word that is a token is that token, also where no merges lead to it.
+#[test]
+fn whole_words_come_before_merges() {
+    let vocab = Vocab { tokens: &["a", "b", "ab", "abab", "Ġ"], ..vocab_of(&["a b"]) };
+    let merged = Tokenizer::new(&vocab).unwrap();
+    assert_eq!(merged.encode("abab", false, false).unwrap(), [2, 2]);
+    let whole = Tokenizer::new(&Vocab { pre: "llama-bpe", ..vocab }).unwrap();
+    assert_eq!(whole.encode("abab abab", false, false).unwrap(), [3, 4, 2, 2]);
+}
+
+/// Tokens of code models that a file names, and those that are known by their text.
+#[test]
+fn starts_of_files_end_a_generation() {
+    let small = Small::new();
+    let tokenizer = small.build(|v| v.file_ends = [Some(7), None, Some(9)]).unwrap();
+    assert!(tokenizer.is_end(7) && tokenizer.is_end(9) && !tokenizer.is_end(8));
+    assert!(small.refusal(|v| v.file_ends[1] = Some(9999)).contains("fim_rep token 9999"));
+}
+
+/// A rule that looks twice at each of many characters would take minutes.
+#[test]
+fn no_rule_takes_quadratic_time() {
+    let names =
+        ["default", "llama-bpe", "jais-2", "gpt-4o", "exaone-moe", "deepseek-llm", "afmoe", "superbpe", "youtu"];
+    for pre in names.into_iter().chain(["kimi-k2", "spark2_5", "tiny_aya", "viking", "falcon", "laguna"]) {
+        let rule = Rule::named(pre).unwrap();
+        for unit in [" ", "\n ", "\u{3000}", "é", "éA", "A", "1", "'", "a ", "\0", "。", "\u{301}", "'s"] {
+            let text = unit.repeat(300_000 / unit.len());
+            let (start, mut words, mut len) = (Instant::now(), 0, 0);
+            split::split(rule.passes, &text, &mut |word| (words, len) = (words + 1, len + word.len()));
+            assert!(len == text.len() && words > 0);
+            assert!(start.elapsed() < Duration::from_secs(10), "{pre}, {unit:?}: {:?}", start.elapsed());
+        }
+    }
+}
+
+#[test]
 fn too_many_special_tokens_are_refused() {
     let tokens: Vec<String> = (0..=SPECIALS_MAX).map(|i| format!("<{i}>")).collect();
     let tokens: Vec<&str> = tokens.iter().map(|t| &**t).collect();

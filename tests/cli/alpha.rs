@@ -70,7 +70,8 @@ fn each_valve_may_have_its_own_dial() {
 fn the_chat_turns_parts_and_single_valves() {
     let folder = Folder::new();
     let [a, b] = [folder.path("a.gguf"), folder.path("b.gguf")];
-    let lines = "/alpha 0..1@64\n/alpha attn 0.5; layers 0-1:2\n/alpha b -1\n/alpha layers 0-2:1\n/alpha layers 1\n/alpha\n/alpha 0\n";
+    let lines = "/alpha 0..1@64\n/alpha attn 0.5; layers 0-1:2\n/alpha b -1\n/alpha layers 0-2:1\n\
+                 /alpha layers 1\n/alpha\n/alpha 0\n";
     let command = folder.command("chat", &["--valve", &a, "--valve", &b]);
     let (_, stderr) = succeed(super::feed(command, lines));
     let said: Vec<&str> = stderr.lines().skip(1).map(|line| line.trim_start_matches("> ")).collect();

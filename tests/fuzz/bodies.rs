@@ -15,7 +15,7 @@ use cotvalve::gguf::Gguf;
 use cotvalve::map::Bytes;
 use cotvalve::model::Model;
 use cotvalve::sampler::Sampling;
-use cotvalve::tokenizer::{Decoder, Tokenizer, Vocab};
+use cotvalve::tokenizer::{Tokenizer, Vocab};
 use cotvalve::valve::{Adapter, Dial, Scope};
 use serde_json::json;
 use std::path::Path;
@@ -237,14 +237,14 @@ impl Words {
         })
     }
 
-    /// Whether `text` comes back as `whole`. SentencePiece writes spaces as a character that then stands for them,
-    /// and may put some before a text and behind special tokens.
+    /// Whether `text` comes back as `whole`. SentencePiece writes spaces as a character that then stands for them, and
+    /// puts some behind special tokens.
     fn returns(&self, text: &str, whole: &str) -> bool {
         if !self.sentence_piece {
             return whole == text;
         }
-        let spaced = |text: &str| text.replace(SPACE, " ");
-        self.add_space_prefix != Some(false) || spaced(whole) == spaced(text)
+        let adds = self.add_space_prefix != Some(false) && self.token_types.iter().any(|ty| SPECIAL.contains(ty));
+        adds || whole.replace(SPACE, " ") == text.replace(SPACE, " ")
     }
 }
 
@@ -260,7 +260,7 @@ pub fn tokenizer(data: &[u8]) {
         let ids = tokenizer.encode(&text, parse_special, false).expect("a text that is not long is encoded");
         assert!(ids.iter().all(|id| (*id as usize) < tokenizer.vocab_size()));
         let whole = tokenizer.decode(&ids).expect("the tokens are the vocabulary's");
-        let mut decoder = Decoder::new();
+        let mut decoder = tokenizer.decoder();
         let mut pieces = String::new();
         for id in &ids {
             pieces += &decoder.push(tokenizer.token_bytes(*id).expect("a token of the vocabulary"));

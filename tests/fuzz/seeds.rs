@@ -39,8 +39,9 @@ const TOKENS: [&str; 24] = [
     "Ġa",
 ];
 const MERGES: [&str; 5] = ["t h", "th e", "a n", "an d", "Ġ a"];
-const TEMPLATE: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' }}{% endfor %}\
-                        {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+const TEMPLATE: &str = "\
+    {% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' }}{% endfor %}\
+    {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 /// Target, name, and bytes of every seed.
 pub fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
@@ -171,28 +172,34 @@ fn tokenizers() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     ]
 }
 
-const TEMPLATES: [(&str, &str); 5] = [
+const THOUGHT: &str = "{{ bos_token }}\
+    {%- for m in messages %}{%- if m['role'] == 'assistant' and '</think>' in m['content'] %}\
+    {{- m['content'].split('</think>')[-1].lstrip('\\n') }}\
+    {%- else %}{{- m['role'].title() ~ ': ' ~ m['content'] | trim }}\
+    {%- endif %}{%- endfor %}{%- if add_generation_prompt %}{{- '<think>\\n' }}{%- endif %}";
+const NAMESPACE: &str = "{%- set ns = namespace(n=0, last='') -%}{%- for m in messages if m.role != 'system' -%}\
+    {%- set ns.n = ns.n + loop.index0 * 2 -%}{%- set ns.last = m.content[:10] -%}\
+    {%- if loop.last %}{% break %}{% endif -%}{%- endfor -%}{{ ns.n }}{{ ns.last | tojson }}";
+const MACRO: &str = "\
+    {% macro say(m, n=0) %}{{ m.role | upper }}{% if n < 3 %}{{ say(m, n + 1) }}{% endif %}{% endmacro %}\
+    {% for m in messages %}{{ say(m) }}{% if not loop.first %}{{ strftime_now('%Y') }}{% endif %}{% endfor %}";
+const REFUSAL: &str = "\
+    {% if messages[0].role == 'system' and messages | length > 2 %}{{ raise_exception('no system') }}{% endif %}\
+    {{ [1, 2, [3, {'a': 'b'}]] | join(', ') }}\
+    {{ messages | selectattr('role', 'equalto', 'user') | list | length }}";
+const TOOLS: &str = "\
+    {%- if tools %}{%- for tool in tools %}{{- tool | tojson(indent=2) ~ '\\n' }}{%- endfor %}{%- endif %}\
+    {%- for m in messages %}{%- if m.tool_calls is defined %}{%- for call in m.tool_calls %}\
+    {{- call.function.name }}{%- for key, value in call.function.arguments.items() %}{{- key ~ '=' ~ value }}\
+    {%- endfor %}{%- endfor %}\
+    {%- elif m.role == 'tool' %}{{- m.name ~ ': ' ~ m.content }}{%- else %}{{- m.reasoning_content }}\
+    {%- endif %}{%- endfor %}";
+
+const TEMPLATES: [(&str, &str); 6] = [
     ("chatml", TEMPLATE),
-    (
-        "thought",
-        "{{ bos_token }}{%- for m in messages %}{%- if m['role'] == 'assistant' and '</think>' in m['content'] %}\
-         {{- m['content'].split('</think>')[-1].lstrip('\\n') }}{%- else %}{{- m['role'].title() ~ ': ' ~ m['content'] | trim }}\
-         {%- endif %}{%- endfor %}{%- if add_generation_prompt %}{{- '<think>\\n' }}{%- endif %}",
-    ),
-    (
-        "namespace",
-        "{%- set ns = namespace(n=0, last='') -%}{%- for m in messages if m.role != 'system' -%}\
-         {%- set ns.n = ns.n + loop.index0 * 2 -%}{%- set ns.last = m.content[:10] -%}{%- if loop.last %}{% break %}{% endif -%}\
-         {%- endfor -%}{{ ns.n }}{{ ns.last | tojson }}",
-    ),
-    (
-        "macro",
-        "{% macro say(m, depth=0) %}{{ m.role | upper }}{% if depth < 3 %}{{ say(m, depth + 1) }}{% endif %}{% endmacro %}\
-         {% for m in messages %}{{ say(m) }}{% if not loop.first %}{{ strftime_now('%Y') }}{% endif %}{% endfor %}",
-    ),
-    (
-        "refusal",
-        "{% if messages[0].role == 'system' and messages | length > 2 %}{{ raise_exception('no system') }}{% endif %}\
-         {{ [1, 2, [3, {'a': 'b'}]] | join(', ') }}{{ messages | selectattr('role', 'equalto', 'user') | list | length }}",
-    ),
+    ("thought", THOUGHT),
+    ("namespace", NAMESPACE),
+    ("macro", MACRO),
+    ("refusal", REFUSAL),
+    ("tools", TOOLS),
 ];

@@ -1,10 +1,11 @@
+mod hostile;
+mod message;
 mod real;
 mod thought;
 
 use super::*;
 use serde::Deserialize;
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
 
 const SMOLLM2: &str = include_str!("../../../tests/data/chat/smollm2.jinja");
 
@@ -98,7 +99,7 @@ fn errors_name_cause_and_line() {
         ("{% import 'other' as other %}", "line 1", "other"),
     ];
     for (source, line, cause) in cases {
-        let error = run(source).expect_err(source);
+        let error = hostile::run(source).expect_err(source);
         assert!(
             error.starts_with("chat template: ") && error.contains(line) && error.contains(cause),
             "{source}: {error}"
@@ -106,132 +107,4 @@ fn errors_name_cause_and_line() {
     }
     let error = Template::new("x\n{% for %}", "", "").err().unwrap().to_string();
     assert!(error.contains("line 2") && error.contains("syntax error"), "{error}");
-}
-
-fn run(source: &str) -> std::result::Result<String, String> {
-    let render = |template: Template| template.render(&messages(&[("user", "hi")]), true);
-    Template::new(source, "", "").and_then(render).map_err(|error| error.to_string())
-}
-
-/// Runs a template that must fail, in time. Memory is bounded by the same fuel; the stack by the source's length.
-fn refused(source: &str) -> String {
-    let start = Instant::now();
-    let error = run(source).expect_err(&source[..source.len().min(200)]);
-    let time = start.elapsed();
-    assert!(time < Duration::from_secs(1), "{time:?}: {}", &source[..source.len().min(200)]);
-    error
-}
-
-#[test]
-fn huge_loops_run_out_of_fuel() {
-    for source in [
-        "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
-        "{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}",
-        "{{ range(100000) | map('string') | join(range(100000) | join) }}",
-        "{% set ns = namespace(x=[]) %}{% for i in range(100000) %}{% set ns.x = ns.x + [1] %}{% endfor %}",
-    ] {
-        let error = refused(source);
-        assert!(error.contains("fuel"), "{error}");
-    }
-    assert!(refused("{% for i in range(1000000000) %}{% endfor %}").contains("range"));
-}
-
-#[test]
-fn huge_strings_are_never_made() {
-    let long = "{% set x = 'a' * 1000000 %}";
-    for source in [
-        "{{ 'a' * 1000000000 }}".into(),
-        "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}".into(),
-        "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}".into(),
-        "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}\
-         {% set ns.x = y %}{% endfor %}"
-            .into(),
-        format!("{long}{{{{ range(100000) | join(x) }}}}"),
-        format!("{long}{{{{ x.join(range(100000)) }}}}"),
-        format!("{long}{{{{ x.replace('a', x) }}}}"),
-        format!("{long}{{{{ x | replace('a', x) }}}}"),
-        "{{ [1] | tojson(indent=4000000000) }}".into(),
-        "{{ 'a\nb' | indent(4000000000) }}".into(),
-        "{{ '{:>1000000000}'.format('a') }}".into(),
-        "{{ ([1] * 1000000000) | length }}".into(),
-    ] {
-        refused(&source);
-    }
-}
-
-#[test]
-fn output_is_limited() {
-    let error = refused("{% set x = 'a' * 100000 %}{% for i in range(11) %}{{ x }}{% endfor %}");
-    assert!(error.contains("exceeds 1049"), "{error}");
-    let long = "a".repeat(3 << 20);
-    let text = smollm2().render(&messages(&[("user", &long)]), true).unwrap();
-    assert!(text.len() > long.len(), "a long message is no reason to refuse");
-}
-
-/// Forty lists that each hold the one before twice would be written as 2⁴⁰ items.
-#[test]
-fn shared_lists_are_weighed_before_they_are_written() {
-    let list = "{% set ns = namespace(x=[1], m={}) %}{% for i in range(40) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
-    for write in [
-        "{{ ns.x }}",
-        "{% set y = ns.x | string %}",
-        "{% set y = ns.x | tojson %}",
-        "{% set y = {'a': ns.x} | tojson %}",
-        "{% set y = [ns.x] | join %}",
-        "{% set y = ''.join([ns.x]) %}",
-        "{% set y = '{}'.format(ns.x) %}",
-        "{% set y = [ns.x].count(ns.x) %}",
-    ] {
-        let error = refused(&format!("{list}{write}"));
-        assert!(error.contains("too large to be written"), "{error}");
-    }
-}
-
-#[test]
-fn recursion_is_limited() {
-    for source in [
-        "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
-        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(40) }}",
-        "{% for x in [1] recursive %}{{ loop([1]) }}{{ loop([1]) }}{% endfor %}",
-        "{% block a %}{{ self.a() }}{% endblock %}",
-    ] {
-        refused(source);
-    }
-}
-
-/// Sources nested as deeply as their length allows: an error or a text, and never a stack overflow.
-#[test]
-fn deep_sources_do_not_overflow_the_stack() {
-    let fill = |unit: &str| unit.repeat((SOURCE_BYTES_MAX - 100) / unit.len());
-    for (before, unit, after) in [
-        ("{{ ", "(", "1 }}"),
-        ("{{ ", "[", "1 }}"),
-        ("{{ ", "-", "1 }}"),
-        ("{{ ", "not ", "1 }}"),
-        ("{{ messages", ".a", " }}"),
-        ("{{ messages", "[0]", " }}"),
-        ("{{ messages", "()", " }}"),
-        ("{{ 'x'", "|upper", " }}"),
-        ("{{ 1", "+1", " }}"),
-        ("{{ 1", "~1", " }}"),
-        ("{{ 1", "**1", " }}"),
-        ("{{ 1", " and 1", " }}"),
-        ("{{ 1", " if 1 else 1", " }}"),
-        ("{{ 1", "<1", " }}"),
-        ("{% if 0 %}", "{% elif 0 %}", "{% endif %}"),
-        ("", "{% if 1 %}", ""),
-        ("", "{% for x in y %}", ""),
-        ("", "{{", ""),
-    ] {
-        // One tag of all the source's length, and as many tags as fit of the length that is let through.
-        let tag = format!("{before}{}{after}", unit.repeat(240));
-        for source in [format!("{before}{}{after}", fill(unit)), tag.repeat(SOURCE_BYTES_MAX / tag.len())] {
-            let start = Instant::now();
-            let _ = run(&source);
-            let time = start.elapsed();
-            assert!(time < Duration::from_secs(1), "{unit:?}: {time:?}");
-        }
-    }
-    assert_eq!(run(&format!("{{{{ 1{} }}}}", "+1".repeat(490))).unwrap(), "491");
-    assert!(refused(&" ".repeat(SOURCE_BYTES_MAX + 1)).contains("131073 bytes"));
 }

@@ -74,7 +74,8 @@ struct Peer {
     std::string text(const std::vector<llama_token> & ids) const {
         std::string out(64, '\0');
         for (;;) {
-            const int n = llama_detokenize(vocab, ids.data(), (int) ids.size(), out.data(), (int) out.size(), false, true);
+            const int room = (int) out.size();
+            const int n = llama_detokenize(vocab, ids.data(), (int) ids.size(), out.data(), room, false, true);
             if (n >= 0) {
                 out.resize(n);
                 return out;
@@ -97,7 +98,9 @@ struct Peer {
             pieces.bytes(piece, n > 0 ? n : 0);
         }
         std::string added;
-        for (const llama_token id : tokenize("a", true, true)) added += (added.empty() ? "" : ", ") + std::to_string(id);
+        for (const llama_token id : tokenize("a", true, true)) {
+            added += (added.empty() ? "" : ", ") + std::to_string(id);
+        }
         std::printf("{\"tokens\": %d, \"ends\": [%s], \"control\": %u, \"pieces\": %u, \"added\": [%s]}\n", count,
                     ends.c_str(), control.state, pieces.state, added.c_str());
     }
