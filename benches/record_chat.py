@@ -4,8 +4,8 @@
 Writes an asciicast (version 2) and an animated SVG of the same bytes at the same times. Needs `pip install pyte`, a
 terminal emulator, for the SVG.
 
-    benches/record_chat.py --valve target/release/valve --out benches/results/chat    # chat.cast and chat.svg
-    benches/record_chat.py --cast benches/results/chat.cast --at 9.5 --out frame      # frame.svg, still, at 9.5 s
+    benches/record_chat.py --valve target/release/valve --out chat    # chat.cast and chat.svg
+    benches/record_chat.py --cast chat.cast --at 9.5 --out frame      # frame.svg, still, at 9.5 s
 """
 
 import argparse

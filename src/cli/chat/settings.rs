@@ -48,7 +48,7 @@ pub fn turn(loaded: &mut Loaded, session: &mut Session, alpha: Option<&str>, sco
     turned
 }
 
-/// Fields that show the same grammar: which of them it came by does not show.
+/// Fields of one grammar: to set one of them takes away what another has set.
 const GRAMMARS: [&str; 3] = ["json-schema", "grammar", "response-format"];
 
 /// Sampling fields that one line of text says all about, as (name, value): neither lists nor grammars.
