@@ -133,11 +133,22 @@ pub(crate) fn quantize_row(x: &[f32], out: ActRowMut<'_>) {
         for i in 0..BLOCK {
             rounded[i] = round_ties_even(x[i] * step.inverse);
         }
-        *sum = [rounded[..BLOCK / 2].iter().sum(), rounded[BLOCK / 2..].iter().sum()];
+        *sum = half_sums(&rounded);
         for i in 0..BLOCK {
             quants[i] = rounded[i] as i8;
         }
     }
+}
+
+/// The sums of both halves, in a loop that becomes vector code.
+#[inline(always)]
+fn half_sums(rounded: &[i32; BLOCK]) -> [i32; 2] {
+    let (mut low, mut high) = (0, 0);
+    for i in 0..BLOCK / 2 {
+        low += rounded[i];
+        high += rounded[BLOCK / 2 + i];
+    }
+    [low, high]
 }
 
 /// The integer nearest to `v`, which is at most 2^22 in magnitude; the even one of two.
