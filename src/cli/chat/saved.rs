@@ -51,9 +51,12 @@ pub(super) fn save(talk: &mut Talk<'_>, path: &Path) -> Result<String> {
     if talk.conversation.session.tokens().is_empty() {
         return Ok(said);
     }
+    // The conversation is safe without it.
     let cache = cache_of(path);
-    talk.conversation.session.save(&cache, NOTE)?;
-    Ok(format!("{said}, their cache in {}", cache.display()))
+    Ok(match talk.conversation.session.save(&cache, NOTE) {
+        Ok(()) => format!("{said}, their cache in {}", cache.display()),
+        Err(error) => format!("{said}, without their cache: {error}"),
+    })
 }
 
 /// The file beside a conversation's that holds its cache.

@@ -221,8 +221,12 @@ impl Isa for Avx512 {
     unsafe fn load_words(p: *const u8, stride: usize) -> __m512i {
         // SAFETY: see above.
         unsafe {
-            let four = |k: usize| dwords(p.add(k * stride), stride);
-            join([four(0), four(4), four(8), four(12)])
+            join([
+                dwords(p, stride),
+                dwords(p.add(4 * stride), stride),
+                dwords(p.add(8 * stride), stride),
+                dwords(p.add(12 * stride), stride),
+            ])
         }
     }
 

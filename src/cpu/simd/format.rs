@@ -1,4 +1,7 @@
 //! What the Int8 kernels need to know of a block format: where the quants and scales of 32 values lie.
+//!
+//! No closures around instructions here: they are not sure to be inlined into a function of the level's features,
+//! and cost ten times the time where they are not.
 
 use super::isa::Isa;
 
@@ -64,6 +67,16 @@ unsafe fn five_bits<I: Isa>(p: *const u8, stride: usize) -> [I::Bytes; 2] {
     }
 }
 
+/// Quants of a nibble and the bits above it: the 16 bytes at both pointers, from these bits on.
+#[inline(always)]
+unsafe fn wide_bits<I: Isa>([low, high]: [*const u8; 2], stride: usize, from: [usize; 2], mask: u8) -> I::Bytes {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let low = I::bits(I::load_rows(low, stride), from[0], 15);
+        I::join_bits(low, I::bits(I::load_rows(high, stride), from[1], mask), 4)
+    }
+}
+
 /// The formats of one part whose head is an F16 scale and perhaps an F16 minimum.
 macro_rules! simple_format {
     ($name:ident, $bytes:literal, $peak:expr, $excess:literal, $minimum:literal, $quants:expr) => {
@@ -114,8 +127,10 @@ pub(super) struct KHead<I: Isa> {
 unsafe fn k_head<I: Isa>(p: *const u8, stride: usize) -> KHead<I> {
     // SAFETY: as the caller vouches.
     unsafe {
-        let word = |at| I::load_words(p.add(at), stride);
-        KHead { scales: I::load_scales(p, stride), words: [word(4), word(8), word(12)] }
+        KHead {
+            scales: I::load_scales(p, stride),
+            words: [I::load_words(p.add(4), stride), I::load_words(p.add(8), stride), I::load_words(p.add(12), stride)],
+        }
     }
 }
 
@@ -157,8 +172,8 @@ impl Format for Q4K {
     unsafe fn quants<I: Isa>(p: *const u8, stride: usize, part: usize) -> [I::Bytes; 2] {
         // SAFETY: as the caller vouches.
         unsafe {
-            let half = |at| I::bits(I::load_rows(p.add(16 + 32 * (part / 2) + at), stride), 4 * (part % 2), 15);
-            [half(0), half(16)]
+            let (p, from) = (p.add(16 + 32 * (part / 2)), 4 * (part % 2));
+            [I::bits(I::load_rows(p, stride), from, 15), I::bits(I::load_rows(p.add(16), stride), from, 15)]
         }
     }
 
@@ -186,11 +201,12 @@ impl Format for Q5K {
     unsafe fn quants<I: Isa>(p: *const u8, stride: usize, part: usize) -> [I::Bytes; 2] {
         // SAFETY: as the caller vouches.
         unsafe {
-            let half = |at| {
-                let low = I::bits(I::load_rows(p.add(48 + 32 * (part / 2) + at), stride), 4 * (part % 2), 15);
-                I::join_bits(low, I::bits(I::load_rows(p.add(16 + at), stride), part, 1), 4)
-            };
-            [half(0), half(16)]
+            let (low, from) = (p.add(48 + 32 * (part / 2)), 4 * (part % 2));
+            let high = p.add(16);
+            [
+                wide_bits::<I>([low, high], stride, [from, part], 1),
+                wide_bits::<I>([low.add(16), high.add(16)], stride, [from, part], 1),
+            ]
         }
     }
 
@@ -220,9 +236,16 @@ impl Format for Q6K {
     unsafe fn head<I: Isa>(p: *const u8, stride: usize) -> Q6Head<I> {
         // SAFETY: as the caller vouches.
         unsafe {
-            let word = |k: usize| I::load_words(p.add(192 + 4 * k), stride);
-            // The scale is the block's last two bytes; the two before it are read with it.
-            Q6Head { scale: I::load_scales(p.add(206), stride)[1], words: [word(0), word(1), word(2), word(3)] }
+            Q6Head {
+                // The scale is the block's last two bytes; the two before it are read with it.
+                scale: I::load_scales(p.add(206), stride)[1],
+                words: [
+                    I::load_words(p.add(192), stride),
+                    I::load_words(p.add(196), stride),
+                    I::load_words(p.add(200), stride),
+                    I::load_words(p.add(204), stride),
+                ],
+            }
         }
     }
 
@@ -231,12 +254,9 @@ impl Format for Q6K {
         let (side, k) = (part / 4, part % 4);
         // SAFETY: as the caller vouches.
         unsafe {
-            let half = |at| {
-                let low = I::load_rows(p.add(64 * side + 32 * (k % 2) + at), stride);
-                let high = I::load_rows(p.add(128 + 32 * side + at), stride);
-                I::join_bits(I::bits(low, 4 * (k / 2), 15), I::bits(high, 2 * k, 3), 4)
-            };
-            [half(0), half(16)]
+            let (low, high) = (p.add(64 * side + 32 * (k % 2)), p.add(128 + 32 * side));
+            let from = [4 * (k / 2), 2 * k];
+            [wide_bits::<I>([low, high], stride, from, 3), wide_bits::<I>([low.add(16), high.add(16)], stride, from, 3)]
         }
     }
 

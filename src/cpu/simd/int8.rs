@@ -229,16 +229,17 @@ unsafe fn dot_halves<I: Isa, F: Format>(
 ) -> I::Ints {
     // SAFETY: as the caller vouches.
     unsafe {
-        let half = |h: usize| {
+        let mut halves = [I::splat_i32(0); 2];
+        for h in 0..2 {
             let dot = I::sum_lanes([
                 I::dot::<F>(quants[0][h], x[h]),
                 I::dot::<F>(quants[1][h], x[h]),
                 I::dot::<F>(quants[2][h], x[h]),
                 I::dot::<F>(quants[3][h], x[h]),
             ]);
-            I::mul_i32(I::add_i32(dot, I::splat_i32(-excess::<I, F>(sums[h]))), scales[h])
-        };
-        I::add_i32(half(0), half(1))
+            halves[h] = I::mul_i32(I::add_i32(dot, I::splat_i32(-excess::<I, F>(sums[h]))), scales[h]);
+        }
+        I::add_i32(halves[0], halves[1])
     }
 }
 
@@ -426,16 +427,22 @@ unsafe fn tile_dots<I: Isa, F: Format, const R: usize>(
 ) -> [I::Ints; R] {
     // SAFETY: as the caller vouches.
     unsafe {
-        let offset = |r| if F::MINIMUM { 0 } else { *offsets.add(r) };
-        let mut sums: [I::Ints; R] = std::array::from_fn(|r| I::open::<F>(offset(r)));
+        let mut starts = [0; R];
+        let mut sums = [I::splat_i32(0); R];
+        for r in 0..R {
+            if !F::MINIMUM {
+                starts[r] = *offsets.add(r);
+            }
+            sums[r] = I::open::<F>(starts[r]);
+        }
         for k in quads {
             let w = I::load(tile.add(k * 4 * I::LANES));
             for (r, sum) in sums.iter_mut().enumerate() {
                 *sum = I::dot_quad::<F>(*sum, w, I::splat_4(panel.add((k * R + r) * 4).cast()));
             }
         }
-        for (r, sum) in sums.iter_mut().enumerate() {
-            *sum = I::close::<F>(*sum, offset(r));
+        for r in 0..R {
+            sums[r] = I::close::<F>(sums[r], starts[r]);
         }
         sums
     }
@@ -462,14 +469,17 @@ pub(super) unsafe fn tile<I: Isa, F: Format, const R: usize>(
             let x_scales = panel.add(BLOCK * R).cast::<f32>();
             let x_offsets = x_scales.add(R);
             let scales = tile.add(BLOCK * I::LANES).cast::<f32>();
-            let dots = if F::HALVES {
-                let first = tile_dots::<I, F, R>(tile, panel, 0..4, x_offsets.cast());
+            let mut dots;
+            if F::HALVES {
+                dots = tile_dots::<I, F, R>(tile, panel, 0..4, x_offsets.cast());
                 let second = tile_dots::<I, F, R>(tile, panel, 4..8, x_offsets.add(R).cast());
-                let by = [1, 2].map(|k| I::load_i32(scales.add(k * I::LANES).cast()));
-                std::array::from_fn(|r| I::add_i32(I::mul_i32(first[r], by[0]), I::mul_i32(second[r], by[1])))
+                let by = [I::load_i32(scales.add(I::LANES).cast()), I::load_i32(scales.add(2 * I::LANES).cast())];
+                for r in 0..R {
+                    dots[r] = I::add_i32(I::mul_i32(dots[r], by[0]), I::mul_i32(second[r], by[1]));
+                }
             } else {
-                tile_dots::<I, F, R>(tile, panel, 0..8, x_offsets.cast())
-            };
+                dots = tile_dots::<I, F, R>(tile, panel, 0..8, x_offsets.cast());
+            }
             let scale = I::load_f32(scales);
             for r in 0..R {
                 acc[r] = I::fma(I::to_f32(dots[r]), I::mul(scale, I::splat_f32(*x_scales.add(r))), acc[r]);
