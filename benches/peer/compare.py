@@ -147,7 +147,7 @@ def summary(result):
 
 def compare_model(args, model):
     peer_command = [peer.CACHE / "peer", "bench-serve", "-m", model, "-t", args.threads, "--fa", args.fa]
-    valve_command = [args.valve, "bench-serve", "-m", model, "-t", args.threads]
+    valve_command = [args.valve, "bench-serve", "-m", model, "-t", args.threads, "-c", "1024"]
     ours, theirs = Server(valve_command), Server(peer_command)
     results = {}
     for test in TESTS:
