@@ -50,6 +50,24 @@ pub(super) fn step(block: &[u8], j: usize) -> (f32, f32) {
     (scale(block) * f32::from(s), scale(&block[2..]) * f32::from(m))
 }
 
+/// s·q − m for every value, where `quants` gives those of sub-block j of a block of `BYTES` bytes.
+#[inline(always)]
+pub(super) fn dequantize<const BYTES: usize>(
+    src: &[u8],
+    dst: &mut [f32],
+    quants: impl Fn(&[u8; BYTES], usize) -> [u8; BLOCK],
+) {
+    for (block, out) in src.as_chunks::<BYTES>().0.iter().zip(dst.as_chunks_mut::<SUPER>().0) {
+        for (j, out) in out.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
+            let (s, m) = step(block, j);
+            let quants = quants(block, j);
+            for i in 0..BLOCK {
+                out[i] = f32::from(quants[i]) * s - m;
+            }
+        }
+    }
+}
+
 /// acc = fma(Σ q_w·q_x, s·d_x, acc), then acc = fma(−m, d_x·Σ q_x, acc), sub-blocks ascending, where `quants` gives
 /// those of sub-block j of a block of `BYTES` bytes.
 pub(super) fn dot<const BYTES: usize>(

@@ -19,15 +19,7 @@ fn quants(block: &[u8; BYTES], j: usize) -> [u8; BLOCK] {
 
 #[inline(always)]
 pub(super) fn dequantize(src: &[u8], dst: &mut [f32]) {
-    for (block, out) in src.as_chunks::<BYTES>().0.iter().zip(dst.as_chunks_mut::<SUPER>().0) {
-        for (j, out) in out.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
-            let (s, m) = k::step(block, j);
-            let quants = quants(block, j);
-            for i in 0..BLOCK {
-                out[i] = f32::from(quants[i]) * s - m;
-            }
-        }
-    }
+    k::dequantize::<BYTES>(src, dst, quants);
 }
 
 pub(super) fn encode(src: &[f32], dst: &mut [u8]) {

@@ -79,7 +79,7 @@ unsafe fn wide_bits<I: Isa>([low, high]: [*const u8; 2], stride: usize, from: [u
 
 /// The formats of one part whose head is an F16 scale and perhaps an F16 minimum.
 macro_rules! simple_format {
-    ($name:ident, $bytes:literal, $peak:expr, $excess:literal, $minimum:literal, $quants:expr) => {
+    ($name:ident, $bytes:literal, $peak:expr, $excess:literal, $minimum:literal, |$p:ident, $s:ident| $quants:expr) => {
         impl Format for $name {
             const BYTES: usize = $bytes;
             const PEAK: Option<i32> = $peak;
@@ -94,9 +94,9 @@ macro_rules! simple_format {
             }
 
             #[inline(always)]
-            unsafe fn quants<I: Isa>(p: *const u8, stride: usize, _: usize) -> [I::Bytes; 2] {
+            unsafe fn quants<I: Isa>($p: *const u8, $s: usize, _: usize) -> [I::Bytes; 2] {
                 // SAFETY: as the caller vouches.
-                unsafe { $quants(p, stride) }
+                unsafe { $quants }
             }
 
             #[inline(always)]
@@ -107,11 +107,11 @@ macro_rules! simple_format {
     };
 }
 
-simple_format!(Q4_0, 18, Some(15), 8, false, |p: *const u8, s| nibbles::<I>(p.add(2), s));
-simple_format!(Q4_1, 20, Some(15), 0, true, |p: *const u8, s| nibbles::<I>(p.add(4), s));
-simple_format!(Q5_0, 22, Some(31), 16, false, |p: *const u8, s| five_bits::<I>(p.add(2), s));
-simple_format!(Q5_1, 24, Some(31), 0, true, |p: *const u8, s| five_bits::<I>(p.add(4), s));
-simple_format!(Q8_0, 34, None, 0, false, |p: *const u8, s| [
+simple_format!(Q4_0, 18, Some(15), 8, false, |p, s| nibbles::<I>(p.add(2), s));
+simple_format!(Q4_1, 20, Some(15), 0, true, |p, s| nibbles::<I>(p.add(4), s));
+simple_format!(Q5_0, 22, Some(31), 16, false, |p, s| five_bits::<I>(p.add(2), s));
+simple_format!(Q5_1, 24, Some(31), 0, true, |p, s| five_bits::<I>(p.add(4), s));
+simple_format!(Q8_0, 34, None, 0, false, |p, s| [
     I::operand(I::load_rows(p.add(2), s)),
     I::operand(I::load_rows(p.add(18), s))
 ]);
@@ -155,67 +155,58 @@ unsafe fn k_scales<I: Isa>(head: KHead<I>, part: usize) -> [I::Floats; 2] {
     }
 }
 
-impl Format for Q4K {
-    const BYTES: usize = 144;
-    const PARTS: usize = 8;
-    const PEAK: Option<i32> = Some(15);
-    const MINIMUM: bool = true;
-    type Head<I: Isa> = KHead<I>;
+/// Q4_K and Q5_K: `$quants` gives a part's quants.
+macro_rules! k_format {
+    ($name:ident, $bytes:literal, $peak:literal, $quants:ident) => {
+        impl Format for $name {
+            const BYTES: usize = $bytes;
+            const PARTS: usize = 8;
+            const PEAK: Option<i32> = Some($peak);
+            const MINIMUM: bool = true;
+            type Head<I: Isa> = KHead<I>;
 
-    #[inline(always)]
-    unsafe fn head<I: Isa>(p: *const u8, stride: usize) -> KHead<I> {
-        // SAFETY: as the caller vouches.
-        unsafe { k_head(p, stride) }
-    }
+            #[inline(always)]
+            unsafe fn head<I: Isa>(p: *const u8, stride: usize) -> KHead<I> {
+                // SAFETY: as the caller vouches.
+                unsafe { k_head(p, stride) }
+            }
 
-    #[inline(always)]
-    unsafe fn quants<I: Isa>(p: *const u8, stride: usize, part: usize) -> [I::Bytes; 2] {
-        // SAFETY: as the caller vouches.
-        unsafe {
-            let (p, from) = (p.add(16 + 32 * (part / 2)), 4 * (part % 2));
-            [I::bits(I::load_rows(p, stride), from, 15), I::bits(I::load_rows(p.add(16), stride), from, 15)]
+            #[inline(always)]
+            unsafe fn quants<I: Isa>(p: *const u8, stride: usize, part: usize) -> [I::Bytes; 2] {
+                // SAFETY: as the caller vouches.
+                unsafe { $quants::<I>(p, stride, part) }
+            }
+
+            #[inline(always)]
+            unsafe fn scales<I: Isa>(head: KHead<I>, part: usize) -> [I::Floats; 2] {
+                // SAFETY: as the caller vouches.
+                unsafe { k_scales(head, part) }
+            }
         }
-    }
+    };
+}
 
-    #[inline(always)]
-    unsafe fn scales<I: Isa>(head: KHead<I>, part: usize) -> [I::Floats; 2] {
-        // SAFETY: as the caller vouches.
-        unsafe { k_scales(head, part) }
+#[inline(always)]
+unsafe fn q4_k_quants<I: Isa>(p: *const u8, stride: usize, part: usize) -> [I::Bytes; 2] {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let (p, from) = (p.add(16 + 32 * (part / 2)), 4 * (part % 2));
+        [I::bits(I::load_rows(p, stride), from, 15), I::bits(I::load_rows(p.add(16), stride), from, 15)]
     }
 }
 
-impl Format for Q5K {
-    const BYTES: usize = 176;
-    const PARTS: usize = 8;
-    const PEAK: Option<i32> = Some(31);
-    const MINIMUM: bool = true;
-    type Head<I: Isa> = KHead<I>;
-
-    #[inline(always)]
-    unsafe fn head<I: Isa>(p: *const u8, stride: usize) -> KHead<I> {
-        // SAFETY: as the caller vouches.
-        unsafe { k_head(p, stride) }
-    }
-
-    #[inline(always)]
-    unsafe fn quants<I: Isa>(p: *const u8, stride: usize, part: usize) -> [I::Bytes; 2] {
-        // SAFETY: as the caller vouches.
-        unsafe {
-            let (low, from) = (p.add(48 + 32 * (part / 2)), 4 * (part % 2));
-            let high = p.add(16);
-            [
-                wide_bits::<I>([low, high], stride, [from, part], 1),
-                wide_bits::<I>([low.add(16), high.add(16)], stride, [from, part], 1),
-            ]
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn scales<I: Isa>(head: KHead<I>, part: usize) -> [I::Floats; 2] {
-        // SAFETY: as the caller vouches.
-        unsafe { k_scales(head, part) }
+#[inline(always)]
+unsafe fn q5_k_quants<I: Isa>(p: *const u8, stride: usize, part: usize) -> [I::Bytes; 2] {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let (low, high) = (p.add(48 + 32 * (part / 2)), p.add(16));
+        let from = [4 * (part % 2), part];
+        [wide_bits::<I>([low, high], stride, from, 1), wide_bits::<I>([low.add(16), high.add(16)], stride, from, 1)]
     }
 }
+
+k_format!(Q4K, 144, 15, q4_k_quants);
+k_format!(Q5K, 176, 31, q5_k_quants);
 
 /// The head of Q6_K: its F16 scale and the words of its 8-bit ones.
 #[derive(Clone, Copy)]
