@@ -1,0 +1,108 @@
+//! What the Int8 kernels need to know of a block format: where the quants and scales of 32 values lie.
+//!
+//! No closures around instructions here: they are not sure to be inlined into a function of the level's features,
+//! and cost ten times the time where they are not.
+
+mod k;
+
+pub(super) use k::{Q4K, Q5K, Q6K};
+
+use super::isa::Isa;
+
+/// A block format, seen as parts of 32 values. The value of a quant q is scale·(q − excess) + minimum.
+///
+/// # Safety
+/// Every method needs the features of `I`, and the blocks at `p + k·stride` for k < LANES to be readable.
+pub(super) trait Format {
+    /// Bytes of a block.
+    const BYTES: usize;
+    /// Parts of 32 values in a block.
+    const PARTS: usize = 1;
+    /// Largest quant of those that are unsigned; `None` if quants are signed bytes.
+    const PEAK: Option<i32>;
+    /// What the stored quant exceeds the value by.
+    const EXCESS: i32 = 0;
+    /// Whether there is a minimum.
+    const MINIMUM: bool = false;
+    /// Whether both halves of a part have an integer scale of their own beside the part's.
+    const HALVES: bool = false;
+
+    /// What is read once for all parts of a group's blocks.
+    type Head<I: Isa>: Copy;
+
+    unsafe fn head<I: Isa>(p: *const u8, stride: usize) -> Self::Head<I>;
+    /// Quants 0..16 and 16..32 of a part, of every fourth row.
+    unsafe fn quants<I: Isa>(p: *const u8, stride: usize, part: usize) -> [I::Bytes; 2];
+    /// The scale of a part of every row, and its minimum where the format has one.
+    unsafe fn scales<I: Isa>(head: Self::Head<I>, part: usize) -> [I::Floats; 2];
+    /// The scales of the halves of a part of every row, where the format has them.
+    #[inline(always)]
+    unsafe fn halves<I: Isa>(_: Self::Head<I>, _: usize) -> [I::Ints; 2] {
+        unreachable!("only called where HALVES is set")
+    }
+}
+
+pub(super) struct Q4_0;
+pub(super) struct Q4_1;
+pub(super) struct Q5_0;
+pub(super) struct Q5_1;
+pub(super) struct Q8_0;
+
+/// Nibbles of the 16 bytes at `p`: low ones first.
+#[inline(always)]
+unsafe fn nibbles<I: Isa>(p: *const u8, stride: usize) -> [I::Bytes; 2] {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let v = I::load_rows(p, stride);
+        [I::bits(v, 0, 15), I::bits(v, 4, 15)]
+    }
+}
+
+/// Quants of five bits: `{ u8 high[4]; u8 low[16] }` at `p`.
+#[inline(always)]
+unsafe fn five_bits<I: Isa>(p: *const u8, stride: usize) -> [I::Bytes; 2] {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let [low, high] = nibbles::<I>(p.add(4), stride);
+        [I::join_bits(low, I::load_bits(p, stride), 4), I::join_bits(high, I::load_bits(p.add(2), stride), 4)]
+    }
+}
+
+/// The formats of one part whose head is an F16 scale and perhaps an F16 minimum.
+macro_rules! simple_format {
+    ($name:ident, $bytes:literal, $peak:expr, $excess:literal, $minimum:literal, |$p:ident, $s:ident| $quants:expr) => {
+        impl Format for $name {
+            const BYTES: usize = $bytes;
+            const PEAK: Option<i32> = $peak;
+            const EXCESS: i32 = $excess;
+            const MINIMUM: bool = $minimum;
+            type Head<I: Isa> = [I::Floats; 2];
+
+            #[inline(always)]
+            unsafe fn head<I: Isa>(p: *const u8, stride: usize) -> [I::Floats; 2] {
+                // SAFETY: as the caller vouches.
+                unsafe { I::load_scales(p, stride) }
+            }
+
+            #[inline(always)]
+            unsafe fn quants<I: Isa>($p: *const u8, $s: usize, _: usize) -> [I::Bytes; 2] {
+                // SAFETY: as the caller vouches.
+                unsafe { $quants }
+            }
+
+            #[inline(always)]
+            unsafe fn scales<I: Isa>(head: [I::Floats; 2], _: usize) -> [I::Floats; 2] {
+                head
+            }
+        }
+    };
+}
+
+simple_format!(Q4_0, 18, Some(15), 8, false, |p, s| nibbles::<I>(p.add(2), s));
+simple_format!(Q4_1, 20, Some(15), 0, true, |p, s| nibbles::<I>(p.add(4), s));
+simple_format!(Q5_0, 22, Some(31), 16, false, |p, s| five_bits::<I>(p.add(2), s));
+simple_format!(Q5_1, 24, Some(31), 0, true, |p, s| five_bits::<I>(p.add(4), s));
+simple_format!(Q8_0, 34, None, 0, false, |p, s| [
+    I::operand(I::load_rows(p.add(2), s)),
+    I::operand(I::load_rows(p.add(18), s))
+]);

@@ -1,0 +1,102 @@
+//! Few activation rows: weights are read as they lie.
+
+use super::super::format::Format;
+use super::super::isa::Isa;
+use super::super::view::{Rows, Strided};
+use super::{exceeds, excess, groups, load_quants, prefetch};
+use crate::quant::act::{ActRow, BLOCK};
+
+/// Σ (q_w − excess)·q_x of a part, a row in each lane.
+///
+/// # Safety
+/// As [`Isa`] says.
+#[inline(always)]
+unsafe fn dot_part<I: Isa, F: Format>(quants: [[I::Bytes; 2]; 4], x: [I::Bytes; 2], sum: i32) -> I::Ints {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let dot = I::sum_lanes([
+            I::dot_pair::<F>(quants[0], x),
+            I::dot_pair::<F>(quants[1], x),
+            I::dot_pair::<F>(quants[2], x),
+            I::dot_pair::<F>(quants[3], x),
+        ]);
+        if exceeds::<I, F>() { I::add_i32(dot, I::splat_i32(-excess::<I, F>(sum))) } else { dot }
+    }
+}
+
+/// The same of both halves, each times its scale, summed.
+///
+/// # Safety
+/// As [`Isa`] says.
+#[inline(always)]
+unsafe fn dot_halves<I: Isa, F: Format>(
+    quants: [[I::Bytes; 2]; 4],
+    x: [I::Bytes; 2],
+    sums: [i32; 2],
+    scales: [I::Ints; 2],
+) -> I::Ints {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let mut halves = [I::splat_i32(0); 2];
+        for h in 0..2 {
+            let dot = I::sum_lanes([
+                I::dot::<F>(quants[0][h], x[h]),
+                I::dot::<F>(quants[1][h], x[h]),
+                I::dot::<F>(quants[2][h], x[h]),
+                I::dot::<F>(quants[3][h], x[h]),
+            ]);
+            halves[h] = I::mul_i32(I::add_i32(dot, I::splat_i32(-excess::<I, F>(sums[h]))), scales[h]);
+        }
+        I::add_i32(halves[0], halves[1])
+    }
+}
+
+/// All rows of `w` times `M` activation rows, `w` read once.
+///
+/// # Safety
+/// As [`linear_of`]; `w` has at least `LANES` rows, `y` has `M` rows.
+#[inline(always)]
+pub(in crate::cpu::simd) unsafe fn few<I: Isa, F: Format, const M: usize>(
+    w: &Rows<'_>,
+    x: [ActRow<'_>; M],
+    y: &mut Strided<'_>,
+) {
+    let (stride, blocks) = (w.row_bytes(), w.cols / (BLOCK * F::PARTS));
+    let ld = y.ld();
+    let y = y.as_mut_ptr();
+    for group in groups::<I>(w.rows()) {
+        // SAFETY: rows group..group + LANES exist in `w` and in the columns of `y`; block b exists in them
+        // and in the activations; the rest as the caller vouches.
+        unsafe {
+            let start = w.data.as_ptr().add(group * stride);
+            let mut acc = [I::splat_f32(0.0); M];
+            for block in 0..blocks {
+                let p = start.add(block * F::BYTES);
+                let head = F::head::<I>(p, stride);
+                for part in 0..F::PARTS {
+                    let b = block * F::PARTS + part;
+                    prefetch::<I, F>(start, stride, b);
+                    let quants = load_quants::<I, F>(p, stride, part);
+                    let [scale, minimum] = F::scales::<I>(head, part);
+                    for i in 0..M {
+                        let at = x[i].quants.as_ptr().add(b * BLOCK);
+                        let halves = [I::splat_16(at), I::splat_16(at.add(16))];
+                        let (d, sums) = (*x[i].scales.get_unchecked(b), *x[i].sums.get_unchecked(b));
+                        let dot = if F::HALVES {
+                            dot_halves::<I, F>(quants, halves, sums, F::halves::<I>(head, part))
+                        } else {
+                            dot_part::<I, F>(quants, halves, sums[0] + sums[1])
+                        };
+                        acc[i] = I::fma(I::to_f32(dot), I::mul(scale, I::splat_f32(d)), acc[i]);
+                        if F::MINIMUM {
+                            acc[i] = I::fma(minimum, I::splat_f32(d * (sums[0] + sums[1]) as f32), acc[i]);
+                        }
+                    }
+                }
+            }
+            for (i, acc) in acc.iter().enumerate() {
+                I::store_f32(y.add(i * ld + group), *acc);
+            }
+        }
+    }
+}
