@@ -3,6 +3,7 @@
 mod config;
 mod forward;
 mod load;
+pub mod quantize;
 mod vocab;
 
 pub use config::{ARCHITECTURES, Architecture, Config};

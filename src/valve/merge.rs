@@ -5,6 +5,7 @@ use super::recode;
 use crate::error::{Error, Result};
 use crate::gguf::write::{Data, Writer};
 use crate::gguf::{Gguf, TensorInfo};
+use crate::model::quantize::FileType;
 use crate::quant;
 use crate::tensor::{Tensor, TensorType};
 use std::cell::RefCell;
@@ -80,28 +81,10 @@ pub fn merge(
         return Err(Error::argument("adapter", format!("{} has no tensor {missing}", base.path().display())));
     }
     if done.merged > 0 {
-        writer.set("general.file_type", file_type(options.ty))?;
+        writer.set("general.file_type", FileType::uniform(options.ty).id())?;
     }
     writer.write(out)?;
     Ok(done)
-}
-
-/// `general.file_type` of a model whose matrices have this type. Source: `llama_ftype` in llama.cpp.
-fn file_type(ty: TensorType) -> u32 {
-    match ty {
-        TensorType::F32 => 0,
-        TensorType::F16 => 1,
-        TensorType::Q4_0 => 2,
-        TensorType::Q4_1 => 3,
-        TensorType::Q8_0 => 7,
-        TensorType::Q5_0 => 8,
-        TensorType::Q5_1 => 9,
-        // The small mixes are those with one type throughout.
-        TensorType::Q4K => 14,
-        TensorType::Q5K => 16,
-        TensorType::Q6K => 18,
-        TensorType::BF16 => 32,
-    }
 }
 
 /// Values done, values in all, and who wants to know.
