@@ -71,8 +71,9 @@ impl Limits {
         }
         // The second depends on no set.
         let alike = |entry: &&Entry| Key { set_bytes, ..entry.key.clone() } == key;
-        let int8_peak = self.entries.iter().find(alike).map_or_else(|| int8_peak(threads), |entry| entry.int8_peak);
-        let read_bandwidth = read_bandwidth(threads, set_bytes);
+        let int8_peak =
+            self.entries.iter().find(alike).map_or_else(|| int8_peak(threads).round(), |entry| entry.int8_peak);
+        let read_bandwidth = read_bandwidth(threads, set_bytes).round();
         self.stale.retain(|entry| entry.key != key);
         self.entries.push(Entry { key, read_bandwidth, int8_peak });
         if let Some(path) = &self.path
