@@ -5,7 +5,7 @@ use super::read::read;
 use super::record::{NO_VALVE, Record};
 use cotvalve::error::{Error, Result};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -82,7 +82,7 @@ fn file_name(path: &str) -> String {
 /// The tests of a file. `by_file`: models are known by their files, else by their types. A test that is there
 /// several times is told by its place.
 fn tests(records: &[Record], by_file: bool) -> Vec<Test> {
-    let mut tests: Vec<Test> = Vec::new();
+    let (mut tests, mut seen) = (Vec::new(), HashMap::new());
     for record in records {
         let number = |field: &str| record.get(field).and_then(Value::as_f64).unwrap_or(0.0);
         let count = |field: &str| number(field) as usize;
@@ -92,9 +92,10 @@ fn tests(records: &[Record], by_file: bool) -> Vec<Test> {
             let value = text(record, field).unwrap_or(default.into());
             if field == "valve" { file_name(&value).trim_end_matches(".gguf").into() } else { value }
         }));
-        let again = tests.iter().filter(|test| test.key[1..] == key[1..] && test.key[0].starts_with(&key[0])).count();
-        if again > 0 && tests.iter().any(|test| test.key == key) {
-            let _ = write!(key[0], " ({})", again + 1);
+        let times = seen.entry(key.clone()).or_insert(0_usize);
+        *times += 1;
+        if *times > 1 {
+            let _ = write!(key[0], " ({times})");
         }
         let samples = record.get("samples_ns").and_then(Value::as_array).map(Vec::len);
         let hash = text(record, "hash").filter(|hash| !hash.is_empty());

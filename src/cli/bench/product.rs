@@ -98,8 +98,7 @@ impl Lists {
     /// Every test, those of one load together and otherwise in llama-bench's order; and what is left out, in words.
     pub fn cases(&self) -> (Vec<Case>, Vec<String>) {
         let (mut cases, mut left_out) = (Vec::new(), Vec::new());
-        for setup in self.setups() {
-            let (setup, own) = setup;
+        for (setup, own) in self.setups() {
             let fixed = own.map(|opening| vec![opening]);
             // Without a valve there is nothing to turn.
             let closed = vec![Opening::constant(0.0)];
@@ -122,26 +121,25 @@ impl Lists {
         (cases, left_out)
     }
 
+    /// Every setup, with the opening that its valve has of its own.
     fn setups(&self) -> Vec<(Setup, Option<Opening>)> {
-        let mut setups = Vec::new();
-        for model in &self.models {
-            for n_batch in &self.n_batch {
-                for n_ubatch in &self.n_ubatch {
-                    for kv_type in &self.kv_types {
-                        for threads in &self.threads {
-                            for choice in &self.valves {
-                                let valve = choice.as_ref().map(|choice| choice.path.clone());
-                                let model = model.clone();
-                                let (n_batch, n_ubatch, kv_type, threads) = (*n_batch, *n_ubatch, *kv_type, *threads);
-                                let setup = Setup { model, valve, n_batch, n_ubatch, kv_type, threads };
-                                setups.push((setup, choice.as_ref().and_then(|choice| choice.opening.clone())));
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        setups
+        let any = Setup {
+            model: PathBuf::new(),
+            valve: None,
+            n_batch: super::DEFAULT_BATCH,
+            n_ubatch: super::DEFAULT_UBATCH,
+            kv_type: super::DEFAULT_KV,
+            threads: 1,
+        };
+        let setups = each(&[any], &self.models, |setup, model| setup.model = model);
+        let setups = each(&setups, &self.n_batch, |setup, n_batch| setup.n_batch = n_batch);
+        let setups = each(&setups, &self.n_ubatch, |setup, n_ubatch| setup.n_ubatch = n_ubatch);
+        let setups = each(&setups, &self.kv_types, |setup, kv_type| setup.kv_type = kv_type);
+        let setups = each(&setups, &self.threads, |setup, threads| setup.threads = threads);
+        let setups: Vec<_> = setups.into_iter().map(|setup| (setup, None)).collect();
+        each(&setups, &self.valves, |(setup, own), choice| {
+            (setup.valve, *own) = choice.map_or((None, None), |choice| (Some(choice.path), choice.opening));
+        })
     }
 
     /// Batch, depth, and tokens to compute.
@@ -151,6 +149,16 @@ impl Lists {
         let depths = self.batches.iter().flat_map(|batch| self.depths.iter().map(move |depth| (*batch, *depth)));
         depths.flat_map(|(batch, depth)| tests.iter().map(move |test| (batch, depth, *test))).collect()
     }
+}
+
+/// Every one of `all` with every one of `values`; those of one of `all` stand together.
+fn each<T: Clone, V: Clone>(all: &[T], values: &[V], set: impl Fn(&mut T, V)) -> Vec<T> {
+    let with = |one: &T, value: &V| {
+        let mut one = one.clone();
+        set(&mut one, value.clone());
+        one
+    };
+    all.iter().flat_map(|one| values.iter().map(|value| with(one, value)).collect::<Vec<_>>()).collect()
 }
 
 #[cfg(test)]

@@ -119,7 +119,7 @@ fn table(text: &str) -> std::result::Result<Vec<Record>, String> {
     let mut rows = text.lines().filter(|line| line.starts_with('|')).map(cells);
     let titles = rows.next().unwrap_or_default();
     let rule = rows.next().unwrap_or_default();
-    if rule.iter().any(|cell| cell.trim_matches(['-', ':']) != "") {
+    if rule.iter().any(|cell| !cell.trim_matches(['-', ':']).is_empty()) {
         return Err("the second line of the table is no rule".into());
     }
     rows.map(|row| {
