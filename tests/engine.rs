@@ -54,6 +54,35 @@ fn sessions_advanced_together_say_what_they_say_alone() {
 }
 
 #[test]
+fn sessions_extended_together_compute_what_they_compute_alone() {
+    let engine = engine(3);
+    let valve = attach(&engine, 1);
+    // Of different lengths, also none; before the last token, whose logits are compared.
+    let cases = [(text(5, 1), 30, 0.0), (text(63, 2), 2, 0.7), (text(30, 3), 0, -1.5)];
+    let timeline = |(prompt, more, _): &(Vec<u32>, usize, f32)| [&prompt[..], &text(*more + 1, 9)].concat();
+    let open = |case: &(Vec<u32>, usize, f32)| {
+        let mut session = engine.session();
+        session.set(&valve, dial(case.2), Scope::All).unwrap();
+        session.prompt(&case.0).unwrap();
+        session
+    };
+    let mut together: Vec<Session> = cases.iter().map(open).collect();
+    let added: Vec<_> = cases.iter().map(|case| text(case.1, 9)).collect();
+    engine.extend(together.iter_mut().zip(&added).map(|(session, tokens)| (session, &tokens[..]))).unwrap();
+    for (case, mut session) in cases.iter().zip(together) {
+        let tokens = timeline(case);
+        assert_eq!(session.prompt(&tokens).unwrap(), tokens.len() - 1, "all but the last is in the cache");
+        let mut alone = session::engine(1, CONTEXT).session();
+        let valve = attach(alone.engine(), 1);
+        alone.set(&valve, dial(case.2), Scope::All).unwrap();
+        assert_eq!(score(&mut session, &tokens), score(&mut alone, &tokens));
+    }
+    let mut stranger = session::engine(1, CONTEXT).session();
+    let error = engine.extend([(&mut stranger, &[][..])]).unwrap_err().to_string();
+    assert!(error.starts_with("sessions: "), "{error}");
+}
+
+#[test]
 fn a_full_context_fails_alone() {
     let engine = engine(2);
     let (mut full, mut other) = (engine.session(), engine.session());

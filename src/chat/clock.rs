@@ -19,6 +19,11 @@ const MONTHS: [&str; 12] = [
 ];
 const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 
+/// The time in UTC, as RFC 3339 writes it: `2026-11-25T23:15:58Z`.
+pub fn utc_now() -> String {
+    strftime("%FT%H:%M:%SZ", now()).unwrap_or_default()
+}
+
 /// Seconds since 1970.
 pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()

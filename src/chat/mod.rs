@@ -12,6 +12,7 @@ mod python;
 mod source;
 mod thought;
 
+pub use clock::utc_now;
 pub use message::{Message, RenderOptions, ToolCall};
 pub use thought::{Part, ThoughtScanner, ThoughtSplitter, ThoughtTag, ThoughtTags};
 

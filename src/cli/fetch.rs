@@ -30,17 +30,25 @@ pub(super) struct Fetcher {
 /// The reason why a source failed; the next is tried.
 type Attempt<T> = std::result::Result<T, String>;
 
+/// The path in an environment variable that is set.
+fn set_path(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// The program's folder among the user's caches: in `XDG_CACHE_HOME`, or else in `HOME`.
+pub(super) fn cache_folder() -> Option<PathBuf> {
+    let caches = set_path("XDG_CACHE_HOME").or_else(|| set_path("HOME").map(|path| path.join(".cache")));
+    caches.map(|path| path.join("cotvalve"))
+}
+
 impl Fetcher {
     /// As the environment says: `COTVALVE_MODELS`, `XDG_CACHE_HOME`, `HOME`, `COTVALVE_HF_ENDPOINT`.
     pub(super) fn from_environment(quiet: bool) -> Result<Self> {
-        let folder = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let cache = folder("COTVALVE_MODELS")
-            .or_else(|| folder("XDG_CACHE_HOME").map(|path| path.join("cotvalve/models")))
-            .or_else(|| folder("HOME").map(|path| path.join(".cache/cotvalve/models")))
-            .ok_or_else(|| Error::Argument {
-                name: "COTVALVE_MODELS",
-                reason: "not set, and neither is HOME".into(),
-            })?;
+        let models = set_path("COTVALVE_MODELS").or_else(|| cache_folder().map(|path| path.join("models")));
+        let cache = models.ok_or_else(|| Error::Argument {
+            name: "COTVALVE_MODELS",
+            reason: "not set, and neither is HOME".into(),
+        })?;
         let hf_endpoint = std::env::var("COTVALVE_HF_ENDPOINT").unwrap_or_else(|_| HF_ENDPOINT.into());
         Ok(Self { cache, hf_endpoint, python: "python3".into(), quiet })
     }

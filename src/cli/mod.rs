@@ -1,6 +1,7 @@
 //! The `valve` program, a thin layer over the library.
 
 mod alpha;
+mod bench;
 mod bench_serve;
 mod chat;
 mod convert;
@@ -47,6 +48,8 @@ enum Command {
     Tokenize(tokenize::Tokenize),
     /// Write the logits of a text
     Logits(logits::Logits),
+    /// Measure speed
+    Bench(bench::Bench),
     /// Measure speed on request, line by line
     #[command(hide = true)]
     BenchServe(bench_serve::BenchServe),
@@ -63,6 +66,7 @@ impl Cli {
             Command::Merge(command) => command.run(),
             Command::Tokenize(command) => command.run(),
             Command::Logits(command) => command.run(),
+            Command::Bench(command) => command.run(),
             Command::BenchServe(command) => command.run(),
         }
     }
@@ -70,11 +74,14 @@ impl Cli {
 
 /// llama.cpp's long names with one dash, as its users type them.
 const ONE_DASH: [&str; 6] = ["-ctk", "-ctv", "-sys", "-hf", "-ngl", "-jf"];
+/// llama-bench's, which elsewhere may be a short flag with its value.
+const BENCH_ONE_DASH: [&str; 4] = ["-pg", "-ub", "-fa", "-oe"];
 
 /// The program's arguments, with those names given the dash that the parser wants.
 pub fn arguments() -> impl Iterator<Item = std::ffi::OsString> {
-    std::env::args_os().map(|arg| match arg.to_str() {
-        Some(text) if ONE_DASH.contains(&text) => format!("-{text}").into(),
+    let bench = std::env::args_os().nth(1).is_some_and(|subcommand| subcommand == "bench");
+    std::env::args_os().map(move |arg| match arg.to_str() {
+        Some(text) if ONE_DASH.contains(&text) || bench && BENCH_ONE_DASH.contains(&text) => format!("-{text}").into(),
         _ => arg,
     })
 }

@@ -9,6 +9,7 @@
 
 mod attend;
 mod columns;
+pub mod limits;
 mod ops;
 mod pages;
 mod pool;

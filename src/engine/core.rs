@@ -203,16 +203,35 @@ impl Core {
         Ok(())
     }
 
-    /// Computes all pending rows of `id` and draws nothing.
-    pub fn finish(&mut self, id: SequenceId) -> Result<()> {
-        let sequence = self.sequence(id);
-        sequence.forget();
-        sequence.sampler = None;
-        sequence.wanted = sequence.pending() > 0;
-        while self.sequence(id).wanted {
+    /// Computes all pending rows of `members`, then adds the tokens of each one a step, and draws nothing.
+    pub fn extend(&mut self, members: &[(SequenceId, &[u32])]) -> Result<()> {
+        self.finish(members)?;
+        let steps = members.iter().map(|(_, tokens)| tokens.len()).max().unwrap_or(0);
+        for step in 0..steps {
+            for (id, tokens) in members {
+                if let Some(token) = tokens.get(step) {
+                    self.append(*id, *token)?;
+                }
+            }
+            self.finish(members)?;
+        }
+        Ok(())
+    }
+
+    /// Computes all pending rows of `members` in shared steps and draws nothing. The error is that of the first
+    /// that has one.
+    fn finish(&mut self, members: &[(SequenceId, &[u32])]) -> Result<()> {
+        for (id, _) in members {
+            let sequence = self.sequence(*id);
+            sequence.forget();
+            sequence.sampler = None;
+            sequence.wanted = sequence.pending() > 0;
+        }
+        while members.iter().any(|(id, _)| self.sequence(*id).wanted) {
             self.step()?;
         }
-        self.sequence(id).failed.take().map_or(Ok(()), Err)
+        let failed = members.iter().find_map(|(id, _)| self.sequence(*id).failed.take());
+        failed.map_or(Ok(()), Err)
     }
 
     /// Runs one step for every sequence that waits for a token: single rows first, then prompts, as many rows

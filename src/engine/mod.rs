@@ -204,6 +204,19 @@ impl Engine {
         Ok(())
     }
 
+    /// [`Session::extend`] of several sessions in shared steps: their rows read the weights once.
+    ///
+    /// # Errors
+    /// Those of [`Session::extend`]; [`Error::Argument`] for a session of another engine.
+    pub fn extend<'a>(&self, sessions: impl IntoIterator<Item = (&'a mut Session, &'a [u32])>) -> Result<()> {
+        let member = |(session, tokens): (&'a mut Session, &'a [u32])| {
+            let ours = Arc::ptr_eq(&session.engine().core, &self.core);
+            if ours { Ok((session.id(), tokens)) } else { Err(Error::argument("sessions", "one is of another engine")) }
+        };
+        let members = sessions.into_iter().map(member).collect::<Result<Vec<_>>>()?;
+        self.lock().extend(&members)
+    }
+
     /// A panic inside a step leaves the core as the step found it but for rows already in the cache, which are
     /// not counted as computed; so a poisoned lock is taken as it is.
     fn lock(&self) -> MutexGuard<'_, Core> {

@@ -153,13 +153,7 @@ impl Session {
     /// [`Error::Argument`] for a token outside the vocabulary, [`Error::ContextFull`], [`Error::Cancelled`] or a
     /// device's error.
     pub fn extend(&mut self, tokens: &[u32]) -> Result<()> {
-        let mut core = self.engine.lock();
-        core.finish(self.id)?;
-        for token in tokens {
-            core.append(self.id, *token)?;
-            core.finish(self.id)?;
-        }
-        Ok(())
+        self.engine.lock().extend(&[(self.id, tokens)])
     }
 
     /// Logits after every token of the prompt, in order: `each(position, [vocab])`. Only positions that

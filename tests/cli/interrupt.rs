@@ -94,3 +94,24 @@ fn ctrl_c_ends_a_run_with_what_it_has() {
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!(said, "");
 }
+
+#[test]
+fn ctrl_c_ends_a_bench_with_what_it_has() {
+    let folder = Folder::new();
+    let args = ["-p", "4", "-n", LIMIT, "-r", "1", "-o", "json"];
+    let mut child = folder.command("bench", &args).env("XDG_CACHE_HOME", folder.path("cache")).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut text = String::new();
+    // The last field of the first test; its line ends, while what follows waits for the second.
+    while !text.contains("\"hash\"") {
+        text += &lines.next().unwrap();
+    }
+    interrupt(&child);
+    text.extend(lines);
+    assert_eq!(wait(&mut child).code(), Some(0));
+    let records: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(records.as_array().unwrap().len(), 1);
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(said, "valve: stopped in test 2 of 2\n");
+}

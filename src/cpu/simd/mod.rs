@@ -39,6 +39,7 @@ mod int8;
 mod isa;
 mod kernels;
 mod level;
+pub(super) mod limits;
 mod q8;
 mod scalar;
 mod view;
