@@ -11,6 +11,7 @@ mod logits;
 mod merge;
 mod options;
 mod override_kv;
+mod perplexity;
 mod pull;
 mod run;
 mod sampling;
@@ -47,6 +48,8 @@ enum Command {
     Tokenize(tokenize::Tokenize),
     /// Write the logits of a text
     Logits(logits::Logits),
+    /// Measure how well a model predicts a text, and how far it is from another
+    Perplexity(perplexity::Perplexity),
     /// Measure speed on request, line by line
     #[command(hide = true)]
     BenchServe(bench_serve::BenchServe),
@@ -63,6 +66,7 @@ impl Cli {
             Command::Merge(command) => command.run(),
             Command::Tokenize(command) => command.run(),
             Command::Logits(command) => command.run(),
+            Command::Perplexity(command) => command.run(),
             Command::BenchServe(command) => command.run(),
         }
     }
