@@ -55,7 +55,7 @@
 //!
 //! ```text
 //! doors     main cli capi               arguments in, text out
-//! drivers   engine                      sessions, steps
+//! drivers   engine <- eval              sessions, steps; what they make of a text
 //! state     kv sampler                  host bookkeeping
 //! model     model valve                 generic over the backend
 //! backends  backend <- cpu, cuda        verbs, each with its formula
@@ -72,6 +72,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod engine;
 pub mod error;
+pub mod eval;
 pub mod gguf;
 mod kv;
 pub mod map;

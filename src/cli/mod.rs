@@ -12,6 +12,7 @@ mod logits;
 mod merge;
 mod options;
 mod override_kv;
+mod perplexity;
 mod pull;
 mod run;
 mod sampling;
@@ -48,8 +49,9 @@ enum Command {
     Tokenize(tokenize::Tokenize),
     /// Write the logits of a text
     Logits(logits::Logits),
-    /// Measure speed
     Bench(bench::Bench),
+    /// Measure how well a model predicts a text, and how far it is from another
+    Perplexity(perplexity::Perplexity),
     /// Measure speed on request, line by line
     #[command(hide = true)]
     BenchServe(bench_serve::BenchServe),
@@ -67,6 +69,7 @@ impl Cli {
             Command::Tokenize(command) => command.run(),
             Command::Logits(command) => command.run(),
             Command::Bench(command) => command.run(),
+            Command::Perplexity(command) => command.run(),
             Command::BenchServe(command) => command.run(),
         }
     }

@@ -36,10 +36,10 @@ pub struct ModelArgs {
     scope: ScopeArg,
     /// Threads
     #[arg(short, long, value_name = "N", default_value_t = EngineOptions::default().threads)]
-    threads: usize,
+    pub threads: usize,
     /// Context in tokens; 0 takes the model's own
     #[arg(short = 'c', long = "ctx-size", value_name = "N", default_value_t = 4096)]
-    context: usize,
+    pub context: usize,
     /// Go on when the context is full: forget the older half of all tokens but the kept ones
     #[arg(long)]
     context_shift: bool,
@@ -48,7 +48,7 @@ pub struct ModelArgs {
     keep: i64,
     /// Prompt tokens computed at once
     #[arg(short, long = "batch-size", value_name = "N", default_value_t = EngineOptions::default().batch)]
-    batch: usize,
+    pub batch: usize,
     /// Type of cached keys and values, both the same
     #[arg(long = "cache-type", visible_aliases = ["kv", "ctk", "ctv"], value_enum)]
     kv: Vec<KvArg>,
@@ -110,6 +110,11 @@ pub struct Loaded {
 impl ModelArgs {
     /// Opens the model, pulling the default one if none is named, and attaches the adapters.
     pub fn load(&self) -> Result<Loaded> {
+        self.load_for(self.context, 1)
+    }
+
+    /// The same for `sessions` of `context` tokens at a time.
+    pub fn load_for(&self, context: usize, sessions: usize) -> Result<Loaded> {
         let (dial, parts) = self.alpha.parse()?;
         let overflow = self.overflow()?;
         let mut loras = self.lora.iter().map(|s| parse_lora(s)).collect::<Result<Vec<_>>>()?;
@@ -126,7 +131,7 @@ impl ModelArgs {
             }
         };
         let model = Model::new(override_kv::open(&path, &self.override_kv)?)?;
-        let engine = Engine::new(model, &self.options()?)?;
+        let engine = Engine::new(model, &EngineOptions { context, sessions, ..self.options()? })?;
         let attach = |path: &PathBuf| {
             let valve = engine.attach(path)?;
             for name in valve.adapter().ignored() {

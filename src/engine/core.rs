@@ -56,6 +56,13 @@ pub(super) struct Limits {
     pub precision: Precision,
 }
 
+/// Rows of one sequence whose logits a step computed.
+pub(super) struct Scored {
+    /// Of the sequence, among those asked for.
+    pub index: usize,
+    pub positions: Range<usize>,
+}
+
 /// A step's rows, in buffers that are used again.
 #[derive(Default)]
 struct Plan {
@@ -322,26 +329,41 @@ impl Core {
         }
     }
 
-    /// Computes pending rows of `id` alone, as many as logits may be wanted of, and puts the logits of each into
-    /// `logits`, `[rows, vocab]`; none if nothing is pending. Returns the first row's position. The bits do not
-    /// depend on how many rows go at once.
-    pub fn score(&mut self, id: SequenceId, logits: &mut Vec<f32>) -> Result<usize> {
+    /// Computes pending rows of `ids`, as many as one step takes, and puts the logits of those at the positions from
+    /// `from` on into `logits`, `[rows, vocab]`. Returns the rows by sequence, in the order of `logits`; `None` if
+    /// nothing is pending. The bits do not depend on how many rows go at once.
+    pub fn score(&mut self, ids: &[SequenceId], from: usize, logits: &mut Vec<f32>) -> Result<Option<Vec<Scored>>> {
         logits.clear();
         self.plan.clear();
-        let s = self.sequences[id].as_mut().expect("a session outlived its sequence");
-        let (first, rows) = (s.computed, s.pending().min(self.limits.outputs));
-        if rows == 0 {
-            return Ok(first);
+        let (mut scored, mut room) = (Vec::new(), self.limits.rows);
+        for (index, id) in ids.iter().enumerate() {
+            let s = self.sequences[*id].as_mut().expect("a session outlived its sequence");
+            let (position, wanted) = (s.computed, self.limits.outputs - self.plan.outputs.len());
+            let before = from.saturating_sub(position);
+            let rows = s.pending().min(room).min(before.saturating_add(wanted));
+            if rows == 0 {
+                continue;
+            }
+            room_for(&self.limits, &mut self.pages, s, rows)?;
+            let first = self.plan.tokens.len();
+            self.plan.push(*id, s, rows);
+            room -= rows;
+            if rows > before {
+                self.plan.outputs.extend((first + before..first + rows).map(|row| row as u32));
+                scored.push(Scored { index, positions: position + before..position + rows });
+            }
         }
-        room_for(&self.limits, &mut self.pages, s, rows)?;
-        self.plan.push(id, s, rows);
-        self.plan.outputs.extend(0..rows as u32);
+        if self.plan.owners.is_empty() {
+            return Ok(None);
+        }
         self.run()?;
-        let s = self.sequences[id].as_mut().expect("a session outlived its sequence");
-        self.plan.record(s, 0..rows, self.slots.len());
-        publish(s, &mut self.pages, &mut self.prints);
+        for (span, id) in self.plan.spans.iter().zip(&self.plan.owners) {
+            let s = self.sequences[*id].as_mut().expect("a session outlived its sequence");
+            self.plan.record(s, span.rows.start as usize..span.rows.end as usize, self.slots.len());
+            publish(s, &mut self.pages, &mut self.prints);
+        }
         std::mem::swap(&mut self.logits, logits);
-        Ok(first)
+        Ok(Some(scored))
     }
 }
 

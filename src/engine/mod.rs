@@ -217,6 +217,36 @@ impl Engine {
         self.lock().extend(&members)
     }
 
+    /// Computes what is pending in `sessions` in shared steps, and hands out the logits after every token at the
+    /// positions from `from` on: `each(index of the session, first position, [rows, vocab])`, each session's in order.
+    /// Rows before `from` cost no logits. `each` may use the engine.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a session of another engine, [`Error::ContextFull`], [`Error::CacheFull`], a device's
+    /// error, and whatever `each` returns.
+    pub fn score(
+        &self,
+        sessions: &mut [Session],
+        from: usize,
+        mut each: impl FnMut(usize, usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        if sessions.iter().any(|session| !Arc::ptr_eq(&session.engine().core, &self.core)) {
+            return Err(Error::argument("sessions", "one is of another engine"));
+        }
+        let ids: Vec<_> = sessions.iter().map(Session::id).collect();
+        let (vocab, mut logits) = (self.model.config().vocab, Vec::new());
+        loop {
+            let step = self.lock().score(&ids, from, &mut logits)?;
+            let Some(scored) = step else { return Ok(()) };
+            let mut rest = &logits[..];
+            for rows in scored {
+                let (own, others) = rest.split_at(rows.positions.len() * vocab);
+                each(rows.index, rows.positions.start, own)?;
+                rest = others;
+            }
+        }
+    }
+
     /// A panic inside a step leaves the core as the step found it but for rows already in the cache, which are
     /// not counted as computed; so a poisoned lock is taken as it is.
     fn lock(&self) -> MutexGuard<'_, Core> {

@@ -146,6 +146,16 @@ impl Session {
         Ok(Generation { session: self, left: limit, done: false, decoder, stops })
     }
 
+    /// Adds `tokens` to the timeline as if they had been drawn, so that the scopes `generation` and `think` see an
+    /// answer in them. They are computed by what comes next.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a token outside the vocabulary, [`Error::ContextFull`]; the tokens before it are added.
+    pub fn append(&mut self, tokens: &[u32]) -> Result<()> {
+        let mut core = self.engine.lock();
+        tokens.iter().try_for_each(|token| core.append(self.id, *token))
+    }
+
     /// Computes the prompt, then adds `tokens` one row at a time as if they had been drawn; logits are computed
     /// at every step and dropped. What a benchmark of decoding wants.
     ///
@@ -162,15 +172,10 @@ impl Session {
     /// # Errors
     /// [`Error::ContextFull`], a device's error, and whatever `each` returns.
     pub fn score(&mut self, mut each: impl FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
-        let vocab = self.engine.model().config().vocab;
-        let mut logits = Vec::new();
-        loop {
-            let first = self.engine.lock().score(self.id, &mut logits)?;
-            if logits.is_empty() {
-                return Ok(());
-            }
-            logits.chunks_exact(vocab).enumerate().try_for_each(|(i, row)| each(first + i, row))?;
-        }
+        let (engine, vocab) = (self.engine.clone(), self.engine.model().config().vocab);
+        engine.score(std::slice::from_mut(self), 0, |_, first, logits| {
+            logits.chunks_exact(vocab).enumerate().try_for_each(|(i, row)| each(first + i, row))
+        })
     }
 
     /// The timeline.

@@ -123,8 +123,8 @@ impl Tokenizer {
         }
         let mut out = Vec::with_capacity(text.len() / 3 + 2);
         let mut scratch = Scratch::default();
-        if add_special && self.add_bos {
-            out.extend(self.bos);
+        if add_special {
+            out.extend(self.added().0);
         }
         let mut after_special = true;
         for part in special::cut(text, &self.specials, parse_special) {
@@ -139,8 +139,8 @@ impl Tokenizer {
                 }
             };
         }
-        if add_special && self.add_eos {
-            out.extend(self.eos);
+        if add_special {
+            out.extend(self.added().1);
         }
         Ok(out)
     }
@@ -223,6 +223,11 @@ impl Tokenizer {
     /// Last token of a text.
     pub fn eos(&self) -> Option<u32> {
         self.eos
+    }
+
+    /// The tokens that [`Tokenizer::encode`] puts before and after a text where it is asked to add them.
+    pub fn added(&self) -> (Option<u32>, Option<u32>) {
+        (self.bos.filter(|_| self.add_bos), self.eos.filter(|_| self.add_eos))
     }
 
     /// Stands for what the vocabulary can not write.

@@ -38,7 +38,7 @@ const DEFAULT_BATCH: usize = 2048;
 const DEFAULT_UBATCH: usize = 512;
 const DEFAULT_KV: TensorType = TensorType::F16;
 
-/// Measures speed, as llama-bench does.
+/// Measure speed, as llama-bench does
 ///
 /// Every flag of a test takes a comma list and can be repeated; numbers also as FIRST-LAST, FIRST-LAST+STEP or
 /// FIRST-LAST*FACTOR. The product of all of them is run. Without -m and --valve the default model is measured without
@@ -49,6 +49,7 @@ const DEFAULT_KV: TensorType = TensorType::F16;
 /// sequence, of tokens that depend on the lengths alone: the same model, valve, alpha, cache type, batch and lengths
 /// have the same hash on every machine, whatever the threads, batch sizes and instruction set.
 #[derive(Args)]
+#[command(verbatim_doc_comment)]
 pub struct Bench {
     #[command(flatten)]
     tests: TestArgs,
