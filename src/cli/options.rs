@@ -110,6 +110,11 @@ pub struct Loaded {
 impl ModelArgs {
     /// Opens the model, pulling the default one if none is named, and attaches the adapters.
     pub fn load(&self) -> Result<Loaded> {
+        self.load_for(1)
+    }
+
+    /// The same, with room in the cache for `sessions` at the same time.
+    pub fn load_for(&self, sessions: usize) -> Result<Loaded> {
         let (dial, parts) = self.alpha.parse()?;
         let overflow = self.overflow()?;
         let mut loras = self.lora.iter().map(|s| parse_lora(s)).collect::<Result<Vec<_>>>()?;
@@ -126,7 +131,7 @@ impl ModelArgs {
             }
         };
         let model = Model::new(override_kv::open(&path, &self.override_kv)?)?;
-        let engine = Engine::new(model, &self.options()?)?;
+        let engine = Engine::new(model, &self.options(sessions)?)?;
         let attach = |path: &PathBuf| {
             let valve = engine.attach(path)?;
             for name in valve.adapter().ignored() {
@@ -154,11 +159,11 @@ impl ModelArgs {
         Ok(if self.context_shift { Overflow::Shift { keep } } else { Overflow::Fail })
     }
 
-    fn options(&self) -> Result<EngineOptions> {
+    fn options(&self, sessions: usize) -> Result<EngineOptions> {
         Ok(EngineOptions {
             threads: self.threads,
             context: self.context,
-            sessions: 1,
+            sessions,
             batch: self.batch,
             kv_type: self.kv_type()?,
             precision: match self.precision {
