@@ -11,7 +11,7 @@ mod thoughts;
 pub use crate::kv::CacheUse;
 pub use session::{Cancel, Event, Generation, Overflow, Session, Stop};
 
-use self::core::{Core, Limits};
+use self::core::{Core, Limits, SequenceId};
 use self::thoughts::Thoughts;
 use crate::backend::Precision;
 use crate::cpu::Cpu;
@@ -209,10 +209,7 @@ impl Engine {
     /// # Errors
     /// Those of [`Session::extend`]; [`Error::Argument`] for a session of another engine.
     pub fn extend<'a>(&self, sessions: impl IntoIterator<Item = (&'a mut Session, &'a [u32])>) -> Result<()> {
-        let member = |(session, tokens): (&'a mut Session, &'a [u32])| {
-            let ours = Arc::ptr_eq(&session.engine().core, &self.core);
-            if ours { Ok((session.id(), tokens)) } else { Err(Error::argument("sessions", "one is of another engine")) }
-        };
+        let member = |(session, tokens): (&'a mut Session, &'a [u32])| Ok((self.id_of(session)?, tokens));
         let members = sessions.into_iter().map(member).collect::<Result<Vec<_>>>()?;
         self.lock().extend(&members)
     }
@@ -230,10 +227,7 @@ impl Engine {
         from: usize,
         mut each: impl FnMut(usize, usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
-        if sessions.iter().any(|session| !Arc::ptr_eq(&session.engine().core, &self.core)) {
-            return Err(Error::argument("sessions", "one is of another engine"));
-        }
-        let ids: Vec<_> = sessions.iter().map(Session::id).collect();
+        let ids = sessions.iter().map(|session| self.id_of(session)).collect::<Result<Vec<_>>>()?;
         let (vocab, mut logits) = (self.model.config().vocab, Vec::new());
         loop {
             let step = self.lock().score(&ids, from, &mut logits)?;
@@ -245,6 +239,12 @@ impl Engine {
                 rest = others;
             }
         }
+    }
+
+    /// The core's name of a session, which must be this engine's.
+    fn id_of(&self, session: &Session) -> Result<SequenceId> {
+        let ours = Arc::ptr_eq(&session.engine().core, &self.core);
+        if ours { Ok(session.id()) } else { Err(Error::argument("sessions", "one is of another engine")) }
     }
 
     /// A panic inside a step leaves the core as the step found it but for rows already in the cache, which are
