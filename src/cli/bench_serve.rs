@@ -8,10 +8,10 @@
 //! quit
 //! ```
 //!
-//! The options of `tg` are `depth=D`, for D tokens in the cache before the clock starts, `batch=B`, for B sequences that
-//! step together (all their tokens count), and one of `alpha=X`, which `pp` takes too, `turn=X`, an α that differs at
-//! every token, and `mixed=X`, one α for each sequence; the last two stay between X and 2·X. Without any of the three
-//! the valves are closed.
+//! The options of `tg` are `depth=D`, for D tokens in the cache before the clock starts, `batch=B`, for B sequences
+//! that step together (all their tokens count), and one of `alpha=X`, which `pp` takes too, `turn=X`, an α that differs
+//! at every token, and `mixed=X`, one α for each sequence; the last two stay between X and 2·X. Without any of the
+//! three the valves are closed.
 
 use super::options::{Loaded, ModelArgs};
 use clap::Args;
