@@ -5,7 +5,7 @@
 
 mod k;
 
-pub(super) use k::{Q4K, Q5K, Q6K};
+pub(super) use k::{Q3K, Q4K, Q5K, Q6K};
 
 use super::isa::Isa;
 

@@ -10,7 +10,7 @@ mod tiles;
 pub(super) use few::few;
 pub(super) use tiles::{pack_weights, tile};
 
-use super::format::{Format, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+use super::format::{Format, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use super::isa::Isa;
 use super::view::{Rows, Strided};
 use crate::quant::act::Acts;
@@ -71,6 +71,7 @@ pub(super) unsafe fn linear<I: Isa>(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>,
             TensorType::Q5_0 => linear_of::<I, Q5_0>(w, x, y, buffers),
             TensorType::Q5_1 => linear_of::<I, Q5_1>(w, x, y, buffers),
             TensorType::Q8_0 => linear_of::<I, Q8_0>(w, x, y, buffers),
+            TensorType::Q3K => linear_of::<I, Q3K>(w, x, y, buffers),
             TensorType::Q4K => linear_of::<I, Q4K>(w, x, y, buffers),
             TensorType::Q5K => linear_of::<I, Q5K>(w, x, y, buffers),
             TensorType::Q6K => linear_of::<I, Q6K>(w, x, y, buffers),
