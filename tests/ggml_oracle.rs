@@ -8,7 +8,7 @@ use cotvalve::tensor::TensorType;
 const SIMPLE: [TensorType; 5] =
     [TensorType::Q4_0, TensorType::Q4_1, TensorType::Q5_0, TensorType::Q5_1, TensorType::Q8_0];
 /// Types of super-blocks, whose encoder is our own.
-const SUPER: [TensorType; 4] = [TensorType::Q3K, TensorType::Q4K, TensorType::Q5K, TensorType::Q6K];
+const SUPER: [TensorType; 5] = [TensorType::Q2K, TensorType::Q3K, TensorType::Q4K, TensorType::Q5K, TensorType::Q6K];
 
 /// A xorshift generator: random bytes, and floats of the kinds that weights come in.
 struct Random(u64);
@@ -217,7 +217,11 @@ fn super_blocks_of_corner_values_come_back_finite() {
             for (a, b) in dequantize(ty, &encode(ty, &values)).into_iter().zip(&values) {
                 // Half a step of the widest spread, or what is above the largest level of Q3_K. A super-block's F16 step
                 // has nothing left for values far below 1e-3.
-                let share = if ty == TensorType::Q3K { 0.26 } else { 0.13 };
+                let share = match ty {
+                    TensorType::Q2K => 0.4,
+                    TensorType::Q3K => 0.26,
+                    _ => 0.13,
+                };
                 assert!((a - b).abs() <= share * peak + 1e-4, "{ty}: {b:e} became {a:e} in {block:?}");
             }
         }

@@ -15,6 +15,7 @@
 pub mod act;
 pub mod float;
 mod k;
+mod q2_k;
 mod q3_k;
 mod q4_0;
 mod q4_1;
@@ -54,6 +55,7 @@ pub(crate) fn dequantize_row(ty: TensorType, src: &[u8], dst: &mut [f32]) {
         TensorType::Q4_1 => q4_1::dequantize(src, dst),
         TensorType::Q5_0 => q5_0::dequantize(src, dst),
         TensorType::Q5_1 => q5_1::dequantize(src, dst),
+        TensorType::Q2K => q2_k::dequantize(src, dst),
         TensorType::Q3K => q3_k::dequantize(src, dst),
         TensorType::Q4K => q4_k::dequantize(src, dst),
         TensorType::Q5K => q5_k::dequantize(src, dst),
@@ -86,6 +88,7 @@ pub fn encode(ty: TensorType, src: &[f32], dst: &mut [u8]) {
         TensorType::Q4_1 => q4_1::encode(src, dst),
         TensorType::Q5_0 => q5_0::encode(src, dst),
         TensorType::Q5_1 => q5_1::encode(src, dst),
+        TensorType::Q2K => q2_k::encode(src, None, dst),
         TensorType::Q3K => q3_k::encode(src, None, dst),
         TensorType::Q4K => q4_k::encode(src, dst),
         TensorType::Q5K => q5_k::encode(src, dst),
@@ -106,6 +109,7 @@ pub fn dot_int8(ty: TensorType, row: &[u8], x: ActRow<'_>) -> f32 {
         TensorType::Q4_1 => q4_1::dot(row, x),
         TensorType::Q5_0 => q5_0::dot(row, x),
         TensorType::Q5_1 => q5_1::dot(row, x),
+        TensorType::Q2K => q2_k::dot(row, x),
         TensorType::Q3K => q3_k::dot(row, x),
         TensorType::Q4K => q4_k::dot(row, x),
         TensorType::Q5K => q5_k::dot(row, x),
@@ -192,6 +196,7 @@ mod tests {
             (TensorType::Q5_0, 0.13),
             (TensorType::Q5_1, 0.07),
             (TensorType::Q8_0, 0.009),
+            (TensorType::Q2K, 0.8),
             (TensorType::Q3K, 0.32),
             (TensorType::Q4K, 0.16),
             (TensorType::Q5K, 0.08),

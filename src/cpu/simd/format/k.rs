@@ -3,6 +3,7 @@
 use super::super::isa::Isa;
 use super::Format;
 
+pub(in crate::cpu::simd) struct Q2K;
 pub(in crate::cpu::simd) struct Q3K;
 pub(in crate::cpu::simd) struct Q4K;
 pub(in crate::cpu::simd) struct Q5K;
@@ -119,6 +120,67 @@ unsafe fn q5_k_quants<I: Isa>(p: *const u8, stride: usize, part: usize) -> [I::B
 
 k_format!(Q4K, 144, 15, q4_k_quants);
 k_format!(Q5K, 176, 31, q5_k_quants);
+
+/// The head of Q2_K: its F16 scale and minimum, the latter taken off, and the words of both's nibbles.
+#[derive(Clone, Copy)]
+pub(in crate::cpu::simd) struct Q2Head<I: Isa> {
+    scales: [I::Floats; 2],
+    words: [I::Ints; 4],
+}
+
+impl Format for Q2K {
+    const BYTES: usize = 84;
+    const PARTS: usize = 8;
+    const PEAK: Option<i32> = Some(3);
+    const MINIMUM: bool = true;
+    const HALVES: bool = true;
+    type Head<I: Isa> = Q2Head<I>;
+
+    #[inline(always)]
+    unsafe fn head<I: Isa>(p: *const u8, stride: usize) -> Q2Head<I> {
+        // SAFETY: as the caller vouches.
+        unsafe {
+            let [d, dmin] = I::load_scales(p.add(80), stride);
+            Q2Head {
+                scales: [d, I::mul(dmin, I::splat_f32(-1.0))],
+                words: [
+                    I::load_words(p, stride),
+                    I::load_words(p.add(4), stride),
+                    I::load_words(p.add(8), stride),
+                    I::load_words(p.add(12), stride),
+                ],
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn quants<I: Isa>(p: *const u8, stride: usize, part: usize) -> [I::Bytes; 2] {
+        // SAFETY: as the caller vouches.
+        unsafe {
+            let (p, from) = (p.add(16 + 32 * (part / 4)), 2 * (part % 4));
+            [I::bits(I::load_rows(p, stride), from, 3), I::bits(I::load_rows(p.add(16), stride), from, 3)]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<I: Isa>(head: Q2Head<I>, _: usize) -> [I::Floats; 2] {
+        head.scales
+    }
+
+    #[inline(always)]
+    unsafe fn halves<I: Isa>(head: Q2Head<I>, part: usize) -> [I::Ints; 2] {
+        let (word, at) = (head.words[part / 2], 16 * (part % 2));
+        // SAFETY: as the caller vouches.
+        unsafe { [I::bits_i32(word, at, 15), I::bits_i32(word, at + 8, 15)] }
+    }
+
+    #[inline(always)]
+    unsafe fn minimums<I: Isa>(head: Q2Head<I>, part: usize) -> I::Ints {
+        let (word, at) = (head.words[part / 2], 16 * (part % 2) + 4);
+        // SAFETY: as the caller vouches.
+        unsafe { I::pair_i16(I::bits_i32(word, at, 15), I::bits_i32(word, at + 8, 15)) }
+    }
+}
 
 /// The head of Q3_K: its F16 scale and the words of its packed 6-bit ones.
 #[derive(Clone, Copy)]
