@@ -1,14 +1,14 @@
 //! What the K formats share: super-blocks of 256 values, 6-bit scales and minimums, and the search for them.
 //!
 //! A super-block has sub-blocks whose scales are small integers times an F16 of the super-block, so that scales
-//! cost little and still fit their values. The encoders look for the scales by least squares over a range of candidates
-//! ([`search`]), weighing errors as ggml's do; they do not write ggml's bytes, and err no more
+//! cost little and still fit their values. The encoders here look for the scales by least squares over a range of
+//! candidates, weighing errors as ggml's do; they do not write ggml's bytes, and err no more
 //! (`tests/ggml_oracle.rs`).
 
 use super::BLOCK;
 use super::act::ActRow;
 use super::float::{put_scale, scale};
-use super::search;
+use super::search::{self, Minimum, mean_square};
 
 /// Values in a super-block.
 pub(super) const SUPER: usize = 256;
@@ -147,17 +147,39 @@ pub(super) fn put_two_bits(bytes: &mut [u8], at: usize, bits: u8) {
     bytes[BLOCK * (at / 128) + at % BLOCK] |= bits << (2 * (at / BLOCK % 4));
 }
 
+/// What an error of each value counts: √(mean x² of its sub-block of `N`) + |x|, or by its importance and `spread` times
+/// the mean x² of all.
+pub(super) fn weights<const N: usize>(
+    x: &[f32; SUPER],
+    importance: Option<&[f32; SUPER]>,
+    spread: f32,
+) -> [f32; SUPER] {
+    if let Some(importance) = importance {
+        return search::weights(x, importance, spread * mean_square(x));
+    }
+    let mut weights = x.map(f32::abs);
+    for (weights, x) in weights.as_chunks_mut::<N>().0.iter_mut().zip(x.as_chunks::<N>().0) {
+        let mean = mean_square(x).sqrt();
+        weights.iter_mut().for_each(|weight| *weight += mean);
+    }
+    weights
+}
+
 /// Encodes a super-block whose quants are 0..=`levels`: writes its head, returns the quants.
-pub(super) fn encode(x: &[f32; SUPER], levels: u8, head: &mut [u8]) -> [u8; SUPER] {
+pub(super) fn encode(x: &[f32; SUPER], importance: Option<&[f32; SUPER]>, levels: u8, head: &mut [u8]) -> [u8; SUPER] {
+    let weights = weights::<BLOCK>(x, importance, 2.0);
     let subs: &[[f32; BLOCK]] = x.as_chunks().0;
-    let mut fits = [(0.0, 0.0); SUBS];
-    fits.iter_mut().zip(subs).for_each(|(fit, x)| *fit = search::affine(x, &search::plain_weights(x), levels));
-    let largest = |part: fn(&(f32, f32)) -> f32| fits.iter().map(part).fold(0.0, f32::max);
-    let (d, dmin) = (largest(|f| f.0) / f32::from(LARGEST), largest(|f| f.1) / f32::from(LARGEST));
+    let (mut steps, mut minimums, mut sums) = ([0.0; SUBS], [0.0; SUBS], [0.0; SUBS]);
+    for (j, (x, weights)) in subs.iter().zip(weights.as_chunks().0).enumerate() {
+        (steps[j], minimums[j]) = search::affine(x, weights, levels, Minimum::NotNegative);
+        sums[j] = weights.iter().sum();
+    }
+    let d = search::positive(&steps, &sums, f32::from(LARGEST));
+    let dmin = search::positive(&minimums, &sums, f32::from(LARGEST));
     let index = |v: f32, d: f32| if d > 0.0 { (v / d).round().min(f32::from(LARGEST)) as u8 } else { 0 };
     put_scale(d, head);
     put_scale(dmin, &mut head[2..]);
-    head[4..4 + SCALES_BYTES].copy_from_slice(&pack(fits.map(|f| index(f.0, d)), fits.map(|f| index(f.1, dmin))));
+    head[4..4 + SCALES_BYTES].copy_from_slice(&pack(steps.map(|v| index(v, d)), minimums.map(|v| index(v, dmin))));
     let mut quants = [0; SUPER];
     for (j, (x, quants)) in subs.iter().zip(quants.as_chunks_mut::<BLOCK>().0).enumerate() {
         let (s, m) = step(head, j);
@@ -166,6 +188,18 @@ pub(super) fn encode(x: &[f32; SUPER], levels: u8, head: &mut [u8]) -> [u8; SUPE
         }
     }
     quants
+}
+
+/// `encode(values, importance, block)` for every super-block of a row, in blocks of `BYTES` bytes.
+pub(super) fn encode_blocks<const BYTES: usize>(
+    src: &[f32],
+    importance: Option<&[f32]>,
+    dst: &mut [u8],
+    encode: impl Fn(&[f32; SUPER], Option<&[f32; SUPER]>, &mut [u8; BYTES]),
+) {
+    for (at, (x, block)) in src.as_chunks().0.iter().zip(dst.as_chunks_mut().0).enumerate() {
+        encode(x, importance.map(|all| &all.as_chunks().0[at]), block);
+    }
 }
 
 #[cfg(test)]

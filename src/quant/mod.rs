@@ -13,6 +13,7 @@
 //! The value of a NaN result is "a NaN": its sign and payload are not part of the truth.
 
 pub mod act;
+mod checked;
 pub mod float;
 mod k;
 mod q2_k;
@@ -27,6 +28,9 @@ mod q6_k;
 mod q8_0;
 mod search;
 
+#[cfg(feature = "ggml")]
+pub(crate) use checked::check_finite;
+pub(crate) use checked::encode_checked;
 pub(crate) use q8_0::encode as encode_q8_0;
 
 use crate::tensor::{Tensor, TensorType};
@@ -90,10 +94,33 @@ pub fn encode(ty: TensorType, src: &[f32], dst: &mut [u8]) {
         TensorType::Q5_1 => q5_1::encode(src, dst),
         TensorType::Q2K => q2_k::encode(src, None, dst),
         TensorType::Q3K => q3_k::encode(src, None, dst),
-        TensorType::Q4K => q4_k::encode(src, dst),
-        TensorType::Q5K => q5_k::encode(src, dst),
-        TensorType::Q6K => q6_k::encode(src, dst),
+        TensorType::Q4K => q4_k::encode(src, None, dst),
+        TensorType::Q5K => q5_k::encode(src, None, dst),
+        TensorType::Q6K => q6_k::encode(src, None, dst),
         TensorType::Q8_0 => q8_0::encode(src, dst),
+    }
+}
+
+/// [`encode`] of one row, where `importance` has what an error in each of its columns counts beside the others: the mean
+/// square of the activations that meet it, finite and not negative. The float types and Q8_0 have no use for it.
+///
+/// # Panics
+/// Where [`encode`] does, and if `importance` is not as long as `src`.
+pub fn encode_weighted(ty: TensorType, src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
+    let Some(weights) = importance else { return encode(ty, src, dst) };
+    check_row(ty, dst.len(), src.len());
+    assert_eq!(weights.len(), src.len(), "an importance a column");
+    match ty {
+        TensorType::Q4_0 => q4_0::encode_weighted(src, weights, dst),
+        TensorType::Q4_1 => q4_1::encode_weighted(src, weights, dst),
+        TensorType::Q5_0 => q5_0::encode_weighted(src, weights, dst),
+        TensorType::Q5_1 => q5_1::encode_weighted(src, weights, dst),
+        TensorType::Q2K => q2_k::encode(src, importance, dst),
+        TensorType::Q3K => q3_k::encode(src, importance, dst),
+        TensorType::Q4K => q4_k::encode(src, importance, dst),
+        TensorType::Q5K => q5_k::encode(src, importance, dst),
+        TensorType::Q6K => q6_k::encode(src, importance, dst),
+        TensorType::F32 | TensorType::F16 | TensorType::BF16 | TensorType::Q8_0 => encode(ty, src, dst),
     }
 }
 
@@ -149,6 +176,13 @@ fn nibbles(bytes: &[u8; 16]) -> [u8; BLOCK] {
     quants
 }
 
+/// The inverse of [`nibbles`].
+fn put_nibbles(quants: [u8; BLOCK], bytes: &mut [u8]) {
+    for i in 0..16 {
+        bytes[i] = quants[i] & 15 | (quants[16 + i] & 15) << 4;
+    }
+}
+
 /// The quants 0..32 of five bits of a block `{ u8 high[4]; u8 low[16] }`: nibbles, and a bit for each value.
 #[inline(always)]
 fn five_bits(bytes: &[u8; 20]) -> [u8; BLOCK] {
@@ -166,9 +200,9 @@ fn put_five_bits(quants: [u8; BLOCK], bytes: &mut [u8]) {
     let mut high = 0;
     for i in 0..16 {
         high |= u32::from(quants[i] >> 4 & 1) << i | u32::from(quants[16 + i] >> 4 & 1) << (16 + i);
-        bytes[4 + i] = quants[i] & 15 | (quants[16 + i] & 15) << 4;
     }
     bytes[..4].copy_from_slice(&high.to_le_bytes());
+    put_nibbles(quants, &mut bytes[4..]);
 }
 
 /// Σ q_w·q_x of a block.

@@ -5,8 +5,8 @@
 use super::BLOCK;
 use super::act::ActRow;
 use super::float::{put_scale, scale};
-use super::k::{SUB, SUBS, SUPER, half_dots, put_two_bits, two_bits};
-use super::search;
+use super::k::{self, SUB, SUBS, SUPER, half_dots, put_two_bits, two_bits};
+use super::search::{self, Minimum};
 
 /// Bytes of a block, and where its parts begin.
 const BYTES: usize = 84;
@@ -59,26 +59,23 @@ pub(super) fn dot(row: &[u8], x: ActRow<'_>) -> f32 {
     })
 }
 
-/// Encodes whole blocks, whose columns have these importances.
 pub(super) fn encode(src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
-    for (at, (x, block)) in src.as_chunks().0.iter().zip(dst.as_chunks_mut().0).enumerate() {
-        encode_block(x, importance.map(|i| &i.as_chunks().0[at]), block);
-    }
+    k::encode_blocks(src, importance, dst, encode_block);
 }
 
 /// The scales that fit the sub-blocks best are fitted by multiples of one step, weighing each as its values do, and so
 /// are the minimums; then each sub-block takes the pair of multiples near its own fit that leaves the least error.
 fn encode_block(x: &[f32; SUPER], importance: Option<&[f32; SUPER]>, block: &mut [u8; BYTES]) {
-    let weights = weights(x, importance);
+    let weights = k::weights::<SUB>(x, importance, 1.0);
     let subs = || x.as_chunks::<SUB>().0.iter().zip(weights.as_chunks::<SUB>().0);
     let (mut steps, mut minimums, mut sums) = ([0.0; SUPER / SUB], [0.0; SUPER / SUB], [0.0; SUPER / SUB]);
     for (s, (x, weights)) in subs().enumerate() {
-        (steps[s], minimums[s]) = search::affine(x, weights, LEVELS);
+        (steps[s], minimums[s]) = search::affine(x, weights, LEVELS, Minimum::NotNegative);
         sums[s] = weights.iter().sum();
     }
     block.fill(0);
-    put_scale(search::scale(&steps, &sums, 0..=LARGEST as i8), &mut block[STEP..]);
-    put_scale(search::scale(&minimums, &sums, 0..=LARGEST as i8), &mut block[MINIMUM..]);
+    put_scale(search::positive(&steps, &sums, f32::from(LARGEST)), &mut block[STEP..]);
+    put_scale(search::positive(&minimums, &sums, f32::from(LARGEST)), &mut block[MINIMUM..]);
     let units = (scale(&block[STEP..]), scale(&block[MINIMUM..]));
     for (s, (x, weights)) in subs().enumerate() {
         let mut best = (f32::INFINITY, 0, [0; SUB]);
@@ -97,19 +94,10 @@ fn encode_block(x: &[f32; SUPER], importance: Option<&[f32; SUPER]>, block: &mut
     }
 }
 
-/// What an error of each value counts: √(mean x² of its sub-block) + |x|, or by its importance.
-fn weights(x: &[f32; SUPER], importance: Option<&[f32; SUPER]>) -> [f32; SUPER] {
-    search::weights(x, importance, 1.0).unwrap_or_else(|| {
-        let subs = x.as_chunks::<SUB>().0;
-        let plain: [[f32; SUB]; SUPER / SUB] = std::array::from_fn(|s| search::plain_weights(&subs[s]));
-        std::array::from_fn(|i| plain[i / SUB][i % SUB])
-    })
-}
-
-/// The multiples of `unit` next to `value`, as far as four bits go.
-fn around(value: f32, unit: f32) -> std::ops::RangeInclusive<u8> {
+/// The multiples of `unit` next to `value`, nearest first, as far as four bits go.
+fn around(value: f32, unit: f32) -> [u8; 3] {
     let near = if unit > 0.0 { (value / unit).round().clamp(0.0, f32::from(LARGEST)) as u8 } else { 0 };
-    near.saturating_sub(1)..=(near + 1).min(LARGEST)
+    [near, near.saturating_sub(1), (near + 1).min(LARGEST)]
 }
 
 /// The quants of `x` ≈ s·q − m, and Σ w·(x − value)².

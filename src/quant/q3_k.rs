@@ -51,24 +51,22 @@ pub(super) fn dot(row: &[u8], x: ActRow<'_>) -> f32 {
     k::dot_halves::<BYTES>(row, x, EXCESS, part)
 }
 
-/// Encodes whole blocks, whose columns have these importances.
 pub(super) fn encode(src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
-    for (at, (x, block)) in src.as_chunks().0.iter().zip(dst.as_chunks_mut().0).enumerate() {
-        encode_block(x, importance.map(|i| &i.as_chunks().0[at]), block);
-    }
+    k::encode_blocks(src, importance, dst, encode_block);
 }
 
-/// The scales that fit the sub-blocks best are fitted by multiples of one step, weighing each as its values do; then
+/// Errors count by x², or by their importance. The scales that fit the sub-blocks best are fitted by multiples of one step, weighing each as its values do; then
 /// each sub-block takes the multiple near its own fit that leaves the least error.
 fn encode_block(x: &[f32; SUPER], importance: Option<&[f32; SUPER]>, block: &mut [u8; BYTES]) {
-    let weights = search::weights(x, importance, 2.0).unwrap_or_else(|| x.map(|v| v * v));
+    let by = |importance| search::weights(x, importance, 2.0 * search::mean_square(x));
+    let weights = importance.map_or_else(|| x.map(|v| v * v), by);
     let subs = || x.as_chunks::<SUB>().0.iter().zip(weights.as_chunks::<SUB>().0);
     let (mut fits, mut sums) = ([0.0; SUPER / SUB], [0.0; SUPER / SUB]);
     for (s, (x, weights)) in subs().enumerate() {
-        (fits[s], sums[s]) = (search::scale(x, weights, -4..=3), weights.iter().sum());
+        (fits[s], sums[s]) = (search::symmetric(x, weights, 4.0), weights.iter().sum());
     }
     block.fill(0);
-    put_scale(search::scale(&fits, &sums, -32..=31), &mut block[STEP..]);
+    put_scale(search::symmetric(&fits, &sums, 32.0), &mut block[STEP..]);
     let d = scale(&block[STEP..]);
     for (s, (x, weights)) in subs().enumerate() {
         let fit = if d == 0.0 { 0.0 } else { (fits[s] / d).round().clamp(-32.0, 31.0) };

@@ -37,24 +37,30 @@ pub(super) fn dequantize(src: &[u8], dst: &mut [f32]) {
     k::dequantize_halves::<BYTES>(src, dst, 32.0, part);
 }
 
-pub(super) fn encode(src: &[f32], dst: &mut [u8]) {
-    for (x, block) in src.as_chunks::<SUPER>().0.iter().zip(dst.as_chunks_mut::<BYTES>().0) {
-        let subs = x.as_chunks::<SUB>().0;
-        let mut fits = [0.0f32; SUPER / SUB];
-        fits.iter_mut().zip(subs).for_each(|(fit, x)| *fit = search::scale(x, &x.map(|v| v * v), -32..=31));
-        let peak = fits.iter().fold(0.0f32, |peak, &s| if s.abs() > peak.abs() { s } else { peak });
-        let d = peak / -128.0;
-        put_scale(d, &mut block[STEP..]);
-        let d_read = scale(&block[STEP..]);
-        block[..SCALES].fill(0);
-        for (s, (fit, x)) in fits.iter().zip(subs).enumerate() {
-            let index = if d == 0.0 { 0.0 } else { (fit / d).round().min(127.0) };
-            block[SCALES + s] = index as i8 as u8;
-            let step = d_read * index;
-            for (i, v) in x.iter().enumerate() {
-                let q = if step == 0.0 { 32.0 } else { (v / step).round().clamp(-32.0, 31.0) + 32.0 };
-                put(block, s * SUB + i, q as u8);
-            }
+pub(super) fn encode(src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
+    k::encode_blocks(src, importance, dst, encode_block);
+}
+
+/// Errors count by x², or by their importance alone.
+fn encode_block(x: &[f32; SUPER], importance: Option<&[f32; SUPER]>, block: &mut [u8; BYTES]) {
+    let weights = importance.map_or_else(|| x.map(|v| v * v), search::relative);
+    let subs = x.as_chunks::<SUB>().0;
+    let mut fits = [0.0f32; SUPER / SUB];
+    for ((fit, x), weights) in fits.iter_mut().zip(subs).zip(weights.as_chunks::<SUB>().0) {
+        *fit = search::symmetric(x, weights, 32.0);
+    }
+    let peak = fits.iter().fold(0.0f32, |peak, &s| if s.abs() > peak.abs() { s } else { peak });
+    let d = peak / -128.0;
+    put_scale(d, &mut block[STEP..]);
+    let d_read = scale(&block[STEP..]);
+    block[..SCALES].fill(0);
+    for (s, (fit, x)) in fits.iter().zip(subs).enumerate() {
+        let index = if d == 0.0 { 0.0 } else { (fit / d).round().min(127.0) };
+        block[SCALES + s] = index as i8 as u8;
+        let step = d_read * index;
+        for (i, v) in x.iter().enumerate() {
+            let q = if step == 0.0 { 32.0 } else { (v / step).round().clamp(-32.0, 31.0) + 32.0 };
+            put(block, s * SUB + i, q as u8);
         }
     }
 }
@@ -88,10 +94,10 @@ mod tests {
     fn what_lies_on_levels_survives() {
         let x: [f32; SUPER] = std::array::from_fn(|i| ((i * 11 % 64) as f32 - 32.0) * 0.25);
         let (mut block, mut out) = ([0; BYTES], [0.0; SUPER]);
-        encode(&x, &mut block);
+        encode(&x, None, &mut block);
         dequantize(&block, &mut out);
         assert!(x.iter().zip(&out).all(|(a, b)| (a - b).abs() < 0.15), "{x:?}\n{out:?}");
-        encode(&[0.0; SUPER], &mut block);
+        encode(&[0.0; SUPER], None, &mut block);
         dequantize(&block, &mut out);
         assert_eq!(out, [0.0; SUPER]);
     }
