@@ -49,10 +49,10 @@ pub(super) fn dot(row: &[u8], x: ActRow<'_>) -> f32 {
         let (block, j) = (&row.as_chunks::<BYTES>().0[at / SUBS], at % SUBS);
         let dots = half_dots(&two_bits(&block[QUANTS..], j), x.quants);
         let (mut sum, mut taken) = (0, 0);
-        for half in 0..2 {
+        for (half, (dot, x_sum)) in dots.into_iter().zip(x.sums).enumerate() {
             let (scale, minimum) = scale_and_minimum(block, 2 * j + half);
-            sum += i32::from(scale) * dots[half];
-            taken += i32::from(minimum) * x.sums[half];
+            sum += i32::from(scale) * dot;
+            taken += i32::from(minimum) * x_sum;
         }
         let acc = (sum as f32).mul_add(scale(&block[STEP..]) * x.scale, acc);
         (taken as f32).mul_add(-scale(&block[MINIMUM..]) * x.scale, acc)
