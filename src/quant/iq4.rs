@@ -3,6 +3,7 @@
 //! write ggml's bytes, and err no more (`tests/ggml_oracle.rs`).
 
 use super::BLOCK;
+use super::search::{mean_square, weights};
 
 /// The levels, ascending: ggml's `kvalues_iq4nl`.
 pub(crate) const LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
@@ -37,7 +38,7 @@ pub(super) fn fit_scales<const N: usize>(x: &[f32], importance: Option<&[f32]>) 
     }
     // In units of the largest value, so that weights neither vanish nor overflow.
     let x: Vec<f32> = x.iter().map(|v| v / unit).collect();
-    let spread = 2.0 * x.iter().map(|v| v * v).sum::<f32>() / x.len() as f32;
+    let spread = 2.0 * mean_square(&x);
     let subs = x.as_chunks::<BLOCK>().0;
     std::array::from_fn(|s| {
         let importance = importance.and_then(|i| i.as_chunks::<BLOCK>().0.get(s));
@@ -45,17 +46,16 @@ pub(super) fn fit_scales<const N: usize>(x: &[f32], importance: Option<&[f32]>) 
     })
 }
 
-/// The s of x ≈ s·level. Values that all have no importance are fitted as without.
+/// The s of x ≈ s·level for values of at most 1 that lie in a block of this `spread`.
 fn fit_scale(x: &[f32; BLOCK], importance: Option<&[f32; BLOCK]>, spread: f32) -> f32 {
     let unit = peak(x);
     if unit == 0.0 {
         return 0.0;
     }
     let units = x.map(|v| v / unit);
-    let largest = importance.map_or(0.0, |i| i.iter().fold(0.0f32, |m, v| m.max(*v)));
     let weights = match importance {
-        Some(i) if largest > 0.0 => std::array::from_fn(|k| i[k] / largest * (spread + x[k] * x[k]).sqrt()),
-        _ => units.map(|v| v * v),
+        Some(importance) => weights(x, importance, spread),
+        None => units.map(|v| v * v),
     };
     let mut best = (0.0, 0.0);
     let near_peak = (-CANDIDATES..=CANDIDATES).map(|c| PEAK + c as f32);

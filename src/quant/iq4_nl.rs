@@ -1,11 +1,10 @@
 //! IQ4_NL: `{ f16 d; u8 qs[16] }`, value = d·level, with the levels of [`super::iq4`].
 //! Layout: ggml's `block_iq4_nl`.
 
-use super::BLOCK;
 use super::act::ActRow;
 use super::float::{put_scale, scale};
 use super::iq4::{LEVELS, fit_scales, places};
-use super::table;
+use super::{BLOCK, put_nibbles, table};
 
 /// Bytes of a block, and where its quants begin.
 const BYTES: usize = 18;
@@ -28,7 +27,7 @@ pub(super) fn encode(src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
     for (b, (x, block)) in src.as_chunks().0.iter().zip(dst.as_chunks_mut::<BYTES>().0).enumerate() {
         let [d] = fit_scales(x, importance.map(|i| &i[BLOCK * b..][..BLOCK]));
         put_scale(d, block);
-        table::put(&places(x, scale(block)), &mut block[QUANTS..]);
+        put_nibbles(places(x, scale(block)), &mut block[QUANTS..]);
     }
 }
 

@@ -2,12 +2,11 @@
 //! levels of [`super::iq4`]. The 6-bit s + 32 of sub-block j has its low four bits in nibble j of `scales_l`, its high
 //! two at bits 2j of `scales_h`. Layout: ggml's `block_iq4_xs`.
 
-use super::BLOCK;
 use super::act::ActRow;
 use super::float::{put_scale, scale};
 use super::iq4::{LEVELS, fit_scales, places};
 use super::k::{SUBS, SUPER};
-use super::table;
+use super::{BLOCK, put_nibbles, table};
 
 /// Bytes of a block, and where its parts begin.
 const BYTES: usize = 136;
@@ -61,7 +60,7 @@ pub(super) fn encode(src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
         put_steps(fits.map(index), block);
         for (j, x) in x.as_chunks().0.iter().enumerate() {
             let places = places(x, step(block, j));
-            table::put(&places, &mut block[QUANTS + table::BYTES * j..]);
+            put_nibbles(places, &mut block[QUANTS + table::BYTES * j..]);
         }
     }
 }

@@ -13,6 +13,7 @@
 //! The value of a NaN result is "a NaN": its sign and payload are not part of the truth.
 
 pub mod act;
+mod checked;
 pub mod float;
 mod iq4;
 mod iq4_nl;
@@ -27,8 +28,12 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+mod search;
 mod table;
 
+#[cfg(feature = "ggml")]
+pub(crate) use checked::check_finite;
+pub(crate) use checked::encode_checked;
 pub(crate) use iq4::LEVELS as IQ4_LEVELS;
 pub(crate) use mxfp4::LEVELS as MXFP4_LEVELS;
 pub(crate) use q8_0::encode as encode_q8_0;
@@ -93,13 +98,38 @@ pub fn encode(ty: TensorType, src: &[f32], dst: &mut [u8]) {
         TensorType::Q4_1 => q4_1::encode(src, dst),
         TensorType::Q5_0 => q5_0::encode(src, dst),
         TensorType::Q5_1 => q5_1::encode(src, dst),
-        TensorType::Q4K => q4_k::encode(src, dst),
-        TensorType::Q5K => q5_k::encode(src, dst),
-        TensorType::Q6K => q6_k::encode(src, dst),
+        TensorType::Q4K => q4_k::encode(src, None, dst),
+        TensorType::Q5K => q5_k::encode(src, None, dst),
+        TensorType::Q6K => q6_k::encode(src, None, dst),
         TensorType::Q8_0 => q8_0::encode(src, dst),
         TensorType::Iq4Nl => iq4_nl::encode(src, None, dst),
         TensorType::Iq4Xs => iq4_xs::encode(src, None, dst),
         TensorType::Mxfp4 => mxfp4::encode(src, dst),
+    }
+}
+
+/// [`encode`] of one row, where `importance` has what an error in each of its columns counts beside the others: the mean
+/// square of the activations that meet it, finite and not negative. The float types, Q8_0 and MXFP4 have no use for it.
+///
+/// # Panics
+/// Where [`encode`] does, and if `importance` is not as long as `src`.
+pub fn encode_weighted(ty: TensorType, src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
+    let Some(weights) = importance else { return encode(ty, src, dst) };
+    check_row(ty, dst.len(), src.len());
+    assert_eq!(weights.len(), src.len(), "an importance a column");
+    match ty {
+        TensorType::Q4_0 => q4_0::encode_weighted(src, weights, dst),
+        TensorType::Q4_1 => q4_1::encode_weighted(src, weights, dst),
+        TensorType::Q5_0 => q5_0::encode_weighted(src, weights, dst),
+        TensorType::Q5_1 => q5_1::encode_weighted(src, weights, dst),
+        TensorType::Q4K => q4_k::encode(src, importance, dst),
+        TensorType::Q5K => q5_k::encode(src, importance, dst),
+        TensorType::Q6K => q6_k::encode(src, importance, dst),
+        TensorType::Iq4Nl => iq4_nl::encode(src, importance, dst),
+        TensorType::Iq4Xs => iq4_xs::encode(src, importance, dst),
+        TensorType::F32 | TensorType::F16 | TensorType::BF16 | TensorType::Q8_0 | TensorType::Mxfp4 => {
+            encode(ty, src, dst)
+        }
     }
 }
 
@@ -156,6 +186,13 @@ fn nibbles(bytes: &[u8; 16]) -> [u8; BLOCK] {
     quants
 }
 
+/// The inverse of [`nibbles`].
+fn put_nibbles(quants: [u8; BLOCK], bytes: &mut [u8]) {
+    for i in 0..16 {
+        bytes[i] = quants[i] & 15 | (quants[16 + i] & 15) << 4;
+    }
+}
+
 /// The quants 0..32 of five bits of a block `{ u8 high[4]; u8 low[16] }`: nibbles, and a bit for each value.
 #[inline(always)]
 fn five_bits(bytes: &[u8; 20]) -> [u8; BLOCK] {
@@ -173,9 +210,9 @@ fn put_five_bits(quants: [u8; BLOCK], bytes: &mut [u8]) {
     let mut high = 0;
     for i in 0..16 {
         high |= u32::from(quants[i] >> 4 & 1) << i | u32::from(quants[16 + i] >> 4 & 1) << (16 + i);
-        bytes[4 + i] = quants[i] & 15 | (quants[16 + i] & 15) << 4;
     }
     bytes[..4].copy_from_slice(&high.to_le_bytes());
+    put_nibbles(quants, &mut bytes[4..]);
 }
 
 /// Σ q_w·q_x of a block.

@@ -1,9 +1,8 @@
 //! MXFP4: `{ u8 e; u8 qs[16] }`, value = 2^(e − 128)·level: the E2M1 floats, doubled, times half an E8M0 power. Every
 //! e is a number here, as in ggml: 255, a NaN of E8M0, reads as 2^127. Layout: ggml's `block_mxfp4`.
 
-use super::BLOCK;
 use super::act::ActRow;
-use super::table;
+use super::{BLOCK, put_nibbles, table};
 
 /// The levels: twice the E2M1 floats, positive ones first; −0 is 0.
 pub(crate) const LEVELS: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
@@ -58,7 +57,7 @@ pub(super) fn encode(src: &[f32], dst: &mut [u8]) {
             if error < least {
                 least = error;
                 block[0] = e;
-                table::put(&places, &mut block[QUANTS..]);
+                put_nibbles(places, &mut block[QUANTS..]);
             }
         }
     }

@@ -29,10 +29,3 @@ pub(super) fn dot(levels: &[i8; 16], bytes: &[u8; BYTES], x: &[i8; BLOCK]) -> i3
     });
     products.sum()
 }
-
-/// Writes the place of every value in the table.
-pub(super) fn put(places: &[u8; BLOCK], bytes: &mut [u8]) {
-    for (i, byte) in bytes[..BYTES].iter_mut().enumerate() {
-        *byte = places[i] | places[BYTES + i] << 4;
-    }
-}
