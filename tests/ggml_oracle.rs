@@ -274,7 +274,7 @@ fn weighted_errors(ty: TensorType, values: &[f32], importance: &[f32]) -> [(f64,
 }
 
 /// Types that have a use for an importance matrix.
-const WEIGHTED: [TensorType; 9] = [
+const WEIGHTED: [TensorType; 11] = [
     TensorType::Q4_0,
     TensorType::Q4_1,
     TensorType::Q5_0,
