@@ -68,7 +68,7 @@ impl Importance {
             let name = legacy.text("name")?;
             let calls = legacy.integer("calls")?;
             let values = legacy.length("values")?;
-            let values = legacy.take(values.checked_mul(4).unwrap_or(usize::MAX), "values")?;
+            let values = legacy.take(values.saturating_mul(4), "values")?;
             let mut values: Vec<f32> = values.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
             if calls > 0 {
                 values.iter_mut().for_each(|v| *v /= calls as f32);
