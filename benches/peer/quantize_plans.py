@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/data/llama-cpp/quantize-plans.json: which types llama-quantize gives the tensors of models of many shapes.
+"""Writes tests/data/llama-cpp/quantize-plans.json: the types that llama-quantize gives the tensors of many models.
 
     quantize_plans.py --quantize LLAMA_QUANTIZE
 
@@ -18,8 +18,8 @@ import numpy as np
 
 import peer
 
-TYPES = """F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q2_K_S Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K IQ1_S IQ1_M
-    IQ2_XXS IQ2_XS IQ2_S IQ2_M IQ3_XXS IQ3_XS IQ3_S IQ3_M IQ4_NL IQ4_XS TQ1_0 TQ2_0 MXFP4_MOE Q1_0 Q2_0 COPY""".split()
+TYPES = """F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q2_K_S Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K
+    IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ2_M IQ3_XXS IQ3_XS IQ3_S IQ3_M IQ4_NL IQ4_XS TQ1_0 TQ2_0 MXFP4_MOE Q1_0 Q2_0 COPY""".split()
 # Words on top of a type, for two of the models.
 EXTRAS = [
     ("Q4_K_M", ["--pure"]),
@@ -150,7 +150,7 @@ def choices(quantize, path, model, words):
 
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("--quantize", required=True, help="llama-quantize, built from the sources of the installed release")
+    args.add_argument("--quantize", required=True, help="llama-quantize of the installed release")
     args = args.parse_args()
     plans = []
     with tempfile.TemporaryDirectory() as folder:

@@ -133,13 +133,14 @@ impl<'a> Job<'a> {
         (1..=count).map(|number| out.with_file_name(format!("{stem}-{number:05}-of-{count:05}.gguf"))).collect()
     }
 
-    /// Writes the model, a piece of a tensor at a time, to files under other names, which are changed when all are done.
+    /// Writes the model, a piece of a tensor at a time, to files under other names, which are changed when all are
+    /// done.
     ///
     /// # Errors
-    /// [`Error::Argument`] naming the tensor: for a quantized one that would change its type where that is not allowed,
-    /// a type that takes an importance which is missing, one that this build cannot read or write, values that it cannot
-    /// hold, and files that are the model's own; [`Error::Malformed`] for importances of another shape; [`Error::Io`];
-    /// [`Error::Cancelled`]. What is there stays as it was then.
+    /// [`Error::Argument`] naming the tensor: for a quantized one that would change its type where that is not
+    /// allowed, a type that takes an importance which is missing, one that this build cannot read or write, values that
+    /// it cannot hold, and files that are the model's own; [`Error::Malformed`] for importances of another shape;
+    /// [`Error::Io`]; [`Error::Cancelled`]. What is there stays as it was then.
     pub fn write(&self, out: &Path, progress: Progress<'_>) -> Result<()> {
         let files = self.files(out);
         let parts = self.items.iter().map(|item| self.rewrite(item)).collect::<Result<Vec<_>>>()?;
@@ -208,23 +209,26 @@ impl<'a> Job<'a> {
         Ok(writer)
     }
 
+    /// The model's own metadata, then what llama-quantize writes after it, in its order.
     fn set_metadata(&self, writer: &mut Writer<'_>) -> Result<()> {
         writer.set_all(self.gguf)?;
-        writer.set("general.quantization_version", QUANTIZATION_VERSION)?;
-        if !self.options.plan.copy {
-            writer.set("general.file_type", self.options.plan.file_type.id())?;
-        }
+        let copied = self.gguf.u32("general.file_type")?;
+        let file_type = if self.options.plan.copy { copied } else { Some(self.options.plan.file_type.id()) };
+        let mut last = vec![("general.quantization_version", Value::U32(QUANTIZATION_VERSION))];
+        last.extend(file_type.map(|id| ("general.file_type", Value::U32(id))));
+        last.extend(self.options.overrides.iter().map(|(key, value)| (key.as_str(), value.clone())));
         if let Some(importance) = self.options.importance {
-            writer.set("quantize.imatrix.file", importance.path().to_string_lossy().into_owned())?;
-            if let Some(dataset) = importance.datasets().first() {
-                writer.set("quantize.imatrix.dataset", dataset.clone())?;
-            }
-            writer.set("quantize.imatrix.entries_count", importance.len() as u32)?;
+            last.push(("quantize.imatrix.file", importance.path().to_string_lossy().into_owned().into()));
+            last.extend(importance.datasets().first().map(|set| ("quantize.imatrix.dataset", set.clone().into())));
+            last.push(("quantize.imatrix.entries_count", (importance.len() as u32).into()));
             if importance.chunks() > 0 {
-                writer.set("quantize.imatrix.chunks_count", importance.chunks())?;
+                last.push(("quantize.imatrix.chunks_count", importance.chunks().into()));
             }
         }
-        self.options.overrides.iter().try_for_each(|(key, value)| writer.set(key, value.clone()))
+        last.into_iter().try_for_each(|(key, value)| {
+            writer.remove(key);
+            writer.set(key, value)
+        })
     }
 }
 
