@@ -11,12 +11,14 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use std::hint::black_box;
 use std::time::Duration;
 
-const QUANTIZED: [TensorType; 8] = [
+const QUANTIZED: [TensorType; 10] = [
     TensorType::Q4_0,
     TensorType::Q4_1,
     TensorType::Q5_0,
     TensorType::Q5_1,
     TensorType::Q8_0,
+    TensorType::Q2K,
+    TensorType::Q3K,
     TensorType::Q4K,
     TensorType::Q5K,
     TensorType::Q6K,
@@ -30,6 +32,8 @@ fn weights(ty: TensorType, rows: usize, cols: usize) -> Vec<u8> {
     let mut bytes: Vec<u8> = (0..size).map(|i| (i.wrapping_mul(2654435761) >> 13) as u8).collect();
     for block in bytes.chunks_exact_mut(ty.block_bytes()) {
         let scales = match ty {
+            TensorType::Q2K => 80..84,
+            TensorType::Q3K => 108..110,
             TensorType::Q6K => 208..210,
             TensorType::F32 | TensorType::Q4_1 | TensorType::Q5_1 | TensorType::Q4K | TensorType::Q5K => 0..4,
             _ => 0..2,

@@ -19,6 +19,8 @@ pub enum TensorType {
     Q5_0 = 6,
     Q5_1 = 7,
     Q8_0 = 8,
+    Q2K = 10,
+    Q3K = 11,
     Q4K = 12,
     Q5K = 13,
     Q6K = 14,
@@ -27,7 +29,7 @@ pub enum TensorType {
 
 impl TensorType {
     /// Every type, in the order of their ids.
-    pub const ALL: [TensorType; 11] = [
+    pub const ALL: [TensorType; 13] = [
         Self::F32,
         Self::F16,
         Self::Q4_0,
@@ -35,6 +37,8 @@ impl TensorType {
         Self::Q5_0,
         Self::Q5_1,
         Self::Q8_0,
+        Self::Q2K,
+        Self::Q3K,
         Self::Q4K,
         Self::Q5K,
         Self::Q6K,
@@ -51,7 +55,7 @@ impl TensorType {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
             Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
-            Self::Q4K | Self::Q5K | Self::Q6K => 256,
+            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K => 256,
         }
     }
 
@@ -65,6 +69,8 @@ impl TensorType {
             Self::Q5_0 => 22,
             Self::Q5_1 => 24,
             Self::Q8_0 => 34,
+            Self::Q2K => 84,
+            Self::Q3K => 110,
             Self::Q4K => 144,
             Self::Q5K => 176,
             Self::Q6K => 210,
@@ -95,6 +101,8 @@ impl TensorType {
             Self::Q5_0 => "q5_0",
             Self::Q5_1 => "q5_1",
             Self::Q8_0 => "q8_0",
+            Self::Q2K => "q2_K",
+            Self::Q3K => "q3_K",
             Self::Q4K => "q4_K",
             Self::Q5K => "q5_K",
             Self::Q6K => "q6_K",

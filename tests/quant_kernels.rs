@@ -7,12 +7,14 @@ use cotvalve::tensor::TensorType;
 use half::f16;
 
 /// Every type of blocks, and where its blocks have F16 scales.
-const QUANTIZED: [(TensorType, &[usize]); 8] = [
+const QUANTIZED: [(TensorType, &[usize]); 10] = [
     (TensorType::Q4_0, &[0]),
     (TensorType::Q4_1, &[0, 2]),
     (TensorType::Q5_0, &[0]),
     (TensorType::Q5_1, &[0, 2]),
     (TensorType::Q8_0, &[0]),
+    (TensorType::Q2K, &[80, 82]),
+    (TensorType::Q3K, &[108]),
     (TensorType::Q4K, &[0, 2]),
     (TensorType::Q5K, &[0, 2]),
     (TensorType::Q6K, &[208]),

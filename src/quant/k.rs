@@ -12,6 +12,8 @@ use super::search::{self, Minimum, mean_square};
 
 /// Values in a super-block.
 pub(super) const SUPER: usize = 256;
+/// Values of a sub-block where these are small.
+pub(super) const SUB: usize = 16;
 /// Sub-blocks of 32 values in it.
 pub(super) const SUBS: usize = SUPER / BLOCK;
 /// Bytes of eight scales and eight minimums of 6 bits.
@@ -82,19 +84,90 @@ pub(super) fn dot<const BYTES: usize>(
     })
 }
 
-/// What an error of each value counts: √(mean x² of its sub-block) + |x|, or by its importance.
-fn weights(x: &[f32; SUPER], importance: Option<&[f32; SUPER]>) -> [f32; SUPER] {
-    if let Some(importance) = importance {
-        return search::weights(x, importance, 2.0 * mean_square(x));
+/// A part of 32 values of a format whose sub-blocks of [`SUB`] have integer scales: the quants, and the scales of both
+/// halves.
+pub(super) type Halves = ([u8; BLOCK], [i8; 2]);
+
+/// (d·s)·(q − excess) for every value, where the F16 d is the last of the block and `part` gives that of values
+/// 32j..32j + 32.
+#[inline(always)]
+pub(super) fn dequantize_halves<const BYTES: usize>(
+    src: &[u8],
+    dst: &mut [f32],
+    excess: f32,
+    part: impl Fn(&[u8; BYTES], usize) -> Halves,
+) {
+    for (block, out) in src.as_chunks::<BYTES>().0.iter().zip(dst.as_chunks_mut::<SUPER>().0) {
+        let d = scale(&block[BYTES - 2..]);
+        for (j, out) in out.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
+            let (quants, scales) = part(block, j);
+            let steps = scales.map(|s| d * f32::from(s));
+            for i in 0..BLOCK {
+                out[i] = (f32::from(quants[i]) - excess) * steps[i / SUB];
+            }
+        }
     }
-    let subs = x.as_chunks::<BLOCK>().0;
-    let means: [f32; SUBS] = std::array::from_fn(|j| mean_square(&subs[j]).sqrt());
-    std::array::from_fn(|i| means[i / BLOCK] + x[i].abs())
+}
+
+/// acc = fma(s₀·Σ (q_w − excess)·q_x + s₁·Σ (q_w − excess)·q_x, d·d_x, acc), the two sums over 16 values each, in
+/// integers: at most 2·128·16·32·127 < 2²⁴ of Q6_K, exact in f32. Blocks of 32 ascending.
+pub(super) fn dot_halves<const BYTES: usize>(
+    row: &[u8],
+    x: ActRow<'_>,
+    excess: i32,
+    part: impl Fn(&[u8; BYTES], usize) -> Halves,
+) -> f32 {
+    x.blocks().enumerate().fold(0.0, |acc, (at, x)| {
+        let block = &row.as_chunks::<BYTES>().0[at / SUBS];
+        let (quants, scales) = part(block, at % SUBS);
+        let dots = half_dots(&quants, x.quants);
+        let sum: i32 = (0..2).map(|h| i32::from(scales[h]) * (dots[h] - excess * x.sums[h])).sum();
+        (sum as f32).mul_add(scale(&block[BYTES - 2..]) * x.scale, acc)
+    })
+}
+
+/// Σ q_w·q_x of both halves.
+pub(super) fn half_dots(quants: &[u8; BLOCK], x: &[i8; BLOCK]) -> [i32; 2] {
+    std::array::from_fn(|half| {
+        let values = half * SUB..(half + 1) * SUB;
+        quants[values.clone()].iter().zip(&x[values]).map(|(w, x)| i32::from(*w) * i32::from(*x)).sum()
+    })
+}
+
+/// The two bits of values 32j..32j + 32 of the formats whose `{ u8 qs[64] }` has those of value 128h + 32k + i, i < 32,
+/// at bits 2k of byte 32h + i.
+#[inline(always)]
+pub(super) fn two_bits(bytes: &[u8], j: usize) -> [u8; BLOCK] {
+    let bytes: &[u8; BLOCK] = bytes[BLOCK * (j / 4)..].first_chunk().expect("32 bytes");
+    bytes.map(|b| b >> (2 * (j % 4)) & 3)
+}
+
+/// Writes two bits of value `at` over zeros, the inverse of [`two_bits`].
+pub(super) fn put_two_bits(bytes: &mut [u8], at: usize, bits: u8) {
+    bytes[BLOCK * (at / 128) + at % BLOCK] |= bits << (2 * (at / BLOCK % 4));
+}
+
+/// What an error of each value counts: √(mean x² of its sub-block of `N`) + |x|, or by its importance and `spread` times
+/// the mean x² of all.
+pub(super) fn weights<const N: usize>(
+    x: &[f32; SUPER],
+    importance: Option<&[f32; SUPER]>,
+    spread: f32,
+) -> [f32; SUPER] {
+    if let Some(importance) = importance {
+        return search::weights(x, importance, spread * mean_square(x));
+    }
+    let mut weights = x.map(f32::abs);
+    for (weights, x) in weights.as_chunks_mut::<N>().0.iter_mut().zip(x.as_chunks::<N>().0) {
+        let mean = mean_square(x).sqrt();
+        weights.iter_mut().for_each(|weight| *weight += mean);
+    }
+    weights
 }
 
 /// Encodes a super-block whose quants are 0..=`levels`: writes its head, returns the quants.
 pub(super) fn encode(x: &[f32; SUPER], importance: Option<&[f32; SUPER]>, levels: u8, head: &mut [u8]) -> [u8; SUPER] {
-    let weights = weights(x, importance);
+    let weights = weights::<BLOCK>(x, importance, 2.0);
     let subs: &[[f32; BLOCK]] = x.as_chunks().0;
     let (mut steps, mut minimums, mut sums) = ([0.0; SUBS], [0.0; SUBS], [0.0; SUBS]);
     for (j, (x, weights)) in subs.iter().zip(weights.as_chunks().0).enumerate() {

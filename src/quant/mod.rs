@@ -16,6 +16,8 @@ pub mod act;
 mod checked;
 pub mod float;
 mod k;
+mod q2_k;
+mod q3_k;
 mod q4_0;
 mod q4_1;
 mod q4_k;
@@ -57,6 +59,8 @@ pub(crate) fn dequantize_row(ty: TensorType, src: &[u8], dst: &mut [f32]) {
         TensorType::Q4_1 => q4_1::dequantize(src, dst),
         TensorType::Q5_0 => q5_0::dequantize(src, dst),
         TensorType::Q5_1 => q5_1::dequantize(src, dst),
+        TensorType::Q2K => q2_k::dequantize(src, dst),
+        TensorType::Q3K => q3_k::dequantize(src, dst),
         TensorType::Q4K => q4_k::dequantize(src, dst),
         TensorType::Q5K => q5_k::dequantize(src, dst),
         TensorType::Q6K => q6_k::dequantize(src, dst),
@@ -88,6 +92,8 @@ pub fn encode(ty: TensorType, src: &[f32], dst: &mut [u8]) {
         TensorType::Q4_1 => q4_1::encode(src, dst),
         TensorType::Q5_0 => q5_0::encode(src, dst),
         TensorType::Q5_1 => q5_1::encode(src, dst),
+        TensorType::Q2K => q2_k::encode(src, None, dst),
+        TensorType::Q3K => q3_k::encode(src, None, dst),
         TensorType::Q4K => q4_k::encode(src, None, dst),
         TensorType::Q5K => q5_k::encode(src, None, dst),
         TensorType::Q6K => q6_k::encode(src, None, dst),
@@ -109,6 +115,8 @@ pub fn encode_weighted(ty: TensorType, src: &[f32], importance: Option<&[f32]>, 
         TensorType::Q4_1 => q4_1::encode_weighted(src, weights, dst),
         TensorType::Q5_0 => q5_0::encode_weighted(src, weights, dst),
         TensorType::Q5_1 => q5_1::encode_weighted(src, weights, dst),
+        TensorType::Q2K => q2_k::encode(src, importance, dst),
+        TensorType::Q3K => q3_k::encode(src, importance, dst),
         TensorType::Q4K => q4_k::encode(src, importance, dst),
         TensorType::Q5K => q5_k::encode(src, importance, dst),
         TensorType::Q6K => q6_k::encode(src, importance, dst),
@@ -128,6 +136,8 @@ pub fn dot_int8(ty: TensorType, row: &[u8], x: ActRow<'_>) -> f32 {
         TensorType::Q4_1 => q4_1::dot(row, x),
         TensorType::Q5_0 => q5_0::dot(row, x),
         TensorType::Q5_1 => q5_1::dot(row, x),
+        TensorType::Q2K => q2_k::dot(row, x),
+        TensorType::Q3K => q3_k::dot(row, x),
         TensorType::Q4K => q4_k::dot(row, x),
         TensorType::Q5K => q5_k::dot(row, x),
         TensorType::Q6K => q6_k::dot(row, x),
@@ -220,6 +230,8 @@ mod tests {
             (TensorType::Q5_0, 0.13),
             (TensorType::Q5_1, 0.07),
             (TensorType::Q8_0, 0.009),
+            (TensorType::Q2K, 0.8),
+            (TensorType::Q3K, 0.32),
             (TensorType::Q4K, 0.16),
             (TensorType::Q5K, 0.08),
             (TensorType::Q6K, 0.08),

@@ -7,7 +7,7 @@
 use super::BLOCK;
 use super::act::ActRow;
 use super::float::{put_scale, scale};
-use super::k::{self, SUPER};
+use super::k::{self, Halves, SUB, SUPER};
 use super::search;
 
 /// Bytes of a block, and where its parts begin.
@@ -15,8 +15,6 @@ const BYTES: usize = 210;
 const HIGH: usize = 128;
 const SCALES: usize = 192;
 const STEP: usize = 208;
-/// Values of a sub-block.
-const SUB: usize = 16;
 
 /// The quants of values 32j..32j + 32, 0..64 each.
 #[inline(always)]
@@ -28,18 +26,15 @@ fn quants(block: &[u8; BYTES], j: usize) -> [u8; BLOCK] {
     std::array::from_fn(|i| low[i] >> shift & 15 | (high[i] >> (2 * k) & 3) << 4)
 }
 
+/// The same with the scales of both halves.
+#[inline(always)]
+fn part(block: &[u8; BYTES], j: usize) -> Halves {
+    (quants(block, j), [block[SCALES + 2 * j] as i8, block[SCALES + 2 * j + 1] as i8])
+}
+
 #[inline(always)]
 pub(super) fn dequantize(src: &[u8], dst: &mut [f32]) {
-    for (block, out) in src.as_chunks::<BYTES>().0.iter().zip(dst.as_chunks_mut::<SUPER>().0) {
-        let d = scale(&block[STEP..]);
-        for (j, out) in out.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
-            let quants = quants(block, j);
-            let steps = [2 * j, 2 * j + 1].map(|s| d * f32::from(block[SCALES + s] as i8));
-            for i in 0..BLOCK {
-                out[i] = (f32::from(quants[i]) - 32.0) * steps[i / SUB];
-            }
-        }
-    }
+    k::dequantize_halves::<BYTES>(src, dst, 32.0, part);
 }
 
 pub(super) fn encode(src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
@@ -77,22 +72,9 @@ fn put(block: &mut [u8; BYTES], at: usize, q: u8) {
     block[HIGH + BLOCK * half + i] |= q >> 4 << (2 * k);
 }
 
-/// acc = fma(s₀·Σ (q_w − 32)·q_x + s₁·Σ (q_w − 32)·q_x, d·d_x, acc), the two sums over 16 values each, in integers:
-/// at most 2·128·16·32·127 < 2²⁴, exact in f32. Blocks of 32 ascending.
+/// As [`k::dot_halves`] says.
 pub(super) fn dot(row: &[u8], x: ActRow<'_>) -> f32 {
-    x.blocks().enumerate().fold(0.0, |acc, (at, x)| {
-        let (block, j) = (&row.as_chunks::<BYTES>().0[at / 8], at % 8);
-        let quants = quants(block, j);
-        let mut sum = 0;
-        for half in 0..2 {
-            let values = half * SUB..(half + 1) * SUB;
-            let products =
-                quants[values.clone()].iter().zip(&x.quants[values]).map(|(w, x)| i32::from(*w) * i32::from(*x));
-            let dot = products.sum::<i32>() - 32 * x.sums[half];
-            sum += i32::from(block[SCALES + 2 * j + half] as i8) * dot;
-        }
-        (sum as f32).mul_add(scale(&block[STEP..]) * x.scale, acc)
-    })
+    k::dot_halves::<BYTES>(row, x, 32, part)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `valve bench`: speed by llama-bench's flags, tests and formats, with a valve.
 //!
 //! The library half measures and knows no format ([`product`], [`run`], [`work`], [`limits`]); the other half writes
-//! and reads results ([`record`], [`format`], [`read`], [`compare`]).
+//! and reads results ([`record`], [`mod@format`], [`read`], [`compare`]).
 
 mod compare;
 mod format;
@@ -182,7 +182,8 @@ impl Bench {
                 let measured = rig.measure(case, schedule, &mut say)?;
                 output.result(&rig, case, &measured, limits)?;
                 if stopper.is_stopped() {
-                    eprintln!("valve: stopped in test {number} of {}", cases.len());
+                    let complete = number - usize::from(measured.samples_ns.len() < self.repetitions);
+                    eprintln!("valve: stopped: {complete} of {} tests are complete", cases.len());
                     return Ok(());
                 }
             }

@@ -254,6 +254,18 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    unsafe fn pair_i16(low: __m256i, high: __m256i) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_blend_epi16::<0xaa>(low, _mm256_slli_epi32::<16>(high)) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_i16(a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_madd_epi16(a, b) }
+    }
+
+    #[inline(always)]
     unsafe fn or_i32(a: __m256i, b: __m256i) -> __m256i {
         // SAFETY: see above.
         unsafe { _mm256_or_si256(a, b) }

@@ -200,6 +200,18 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn pair_i16(low: __m512i, high: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_mask_blend_epi16(0xaaaa_aaaa, low, _mm512_slli_epi32::<16>(high)) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_i16(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_madd_epi16(a, b) }
+    }
+
+    #[inline(always)]
     unsafe fn or_i32(a: __m512i, b: __m512i) -> __m512i {
         // SAFETY: see above.
         unsafe { _mm512_or_si512(a, b) }

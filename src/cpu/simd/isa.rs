@@ -61,6 +61,10 @@ pub(super) trait Isa: Copy {
     unsafe fn splat_i32(v: i32) -> Self::Ints;
     unsafe fn add_i32(a: Self::Ints, b: Self::Ints) -> Self::Ints;
     unsafe fn mul_i32(a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    /// The low 16 bits of both, those of `low` in the low half of every lane.
+    unsafe fn pair_i16(low: Self::Ints, high: Self::Ints) -> Self::Ints;
+    /// Σ of two products of `i16` in every lane.
+    unsafe fn dot_i16(a: Self::Ints, b: Self::Ints) -> Self::Ints;
     unsafe fn or_i32(a: Self::Ints, b: Self::Ints) -> Self::Ints;
     /// `v >> from & mask`, unsigned.
     unsafe fn bits_i32(v: Self::Ints, from: usize, mask: i32) -> Self::Ints;
