@@ -72,6 +72,11 @@ fn way(ty: &StoredType) -> Option<(Kind, u64)> {
     })
 }
 
+/// Whether tensors of type `ty` can be drawn.
+pub(super) fn is_drawn(ty: &StoredType) -> bool {
+    way(ty).is_some()
+}
+
 /// The stream of the tensor `name`, which no other tensor's depends on.
 fn stream(seed: u64, name: &str) -> Rng {
     // FNV-1a.
@@ -126,7 +131,7 @@ fn floats(kind: Kind, exponent: i32, rng: &mut Rng, chunk: &mut [u8]) {
         for value in word.chunks_exact_mut(bytes) {
             let drawn = bits as u32 & (u32::MAX >> (32 - 8 * bytes));
             value.copy_from_slice(&float(drawn, mantissa, spare, bias + exponent).to_le_bytes()[..bytes]);
-            bits = bits >> 1 >> (8 * bytes - 1);
+            bits >>= 8 * bytes;
         }
     }
 }

@@ -21,6 +21,9 @@ const NORM_EPS: f32 = 1e-5;
 /// How much a matrix adds, as a power of two: an output has half to all of that times the root mean square of its
 /// input. Logits are to be spread.
 const LAYER_GAIN: i32 = 1;
+/// What is added to the residual stream outweighs the embedding there: a tied output would else choose the token it
+/// was given, again and again.
+const RESIDUAL_GAIN: i32 = 3;
 const OUTPUT_GAIN: i32 = 2;
 /// An adapter's pair adds about a quarter of what its matrix gives.
 const A_GAIN: i32 = 0;
@@ -44,6 +47,10 @@ impl Recipe {
     /// # Errors
     /// [`Error::Argument`] for a file type with a tensor type that is not drawn.
     pub fn model(&self) -> Result<Writer<'static>> {
+        let base = self.file_type.base();
+        if !draw::is_drawn(base) {
+            return Err(Error::argument("type", format!("{base} is not among the types that are drawn")));
+        }
         let mut writer = Writer::new();
         self.set_metadata(&mut writer)?;
         let parts = self.tensors()?;
@@ -108,7 +115,7 @@ impl Recipe {
         let embedding_gain = if tied { OUTPUT_GAIN } else { LAYER_GAIN };
         let mut parts = vec![matrix("token_embd.weight", embed, vocab, embedding_gain)];
         for layer in 0..layers {
-            let linears = self.shape.linears(layer).map(|l| matrix(&l.name, l.n_in, l.n_out, LAYER_GAIN));
+            let linears = self.shape.linears(layer).map(|l| matrix(&l.name, l.n_in, l.n_out, layer_gain(&l.name)));
             let (attention, wide) = linears.split_at(4);
             parts.push(norm(format!("blk.{layer}.attn_norm.weight")));
             parts.extend_from_slice(attention);
@@ -141,6 +148,11 @@ impl Part {
     fn shape(&self) -> super::quantize::Shape<'_> {
         super::quantize::Shape { name: &self.name, dims: &self.dims, ty: self.ty }
     }
+}
+
+fn layer_gain(name: &str) -> i32 {
+    let adds = name.ends_with("attn_output.weight") || name.ends_with("ffn_down.weight");
+    if adds { RESIDUAL_GAIN } else { LAYER_GAIN }
 }
 
 fn architecture() -> &'static str {

@@ -36,12 +36,12 @@ const CONTROL: i32 = 3;
 /// [`Error::Argument`] where the rule makes fewer tokens, and for fewer than the bytes.
 pub(super) fn set(writer: &mut Writer<'_>, size: usize) -> Result<()> {
     let fixed = SPECIAL.len() + 256;
-    let pairs = merges();
-    let Some(count) = size.checked_sub(fixed).filter(|&count| count <= pairs.len()) else {
-        let most = fixed + pairs.len();
+    let pairs =
+        size.checked_sub(fixed).map(|count| (count, merges(count))).filter(|(count, pairs)| pairs.len() == *count);
+    let Some((_, pairs)) = pairs else {
+        let most = fixed + merges(usize::MAX).len();
         return Err(Error::argument("vocabulary", format!("{size} tokens; {fixed} to {most} are possible")));
     };
-    let pairs = &pairs[..count];
     let special = SPECIAL.iter().map(|token| (*token).to_owned());
     let bytes = (0..=255).map(|byte| byte_letter(byte).to_string());
     let tokens: Vec<String> = special.chain(bytes).chain(pairs.iter().map(|(a, b)| format!("{a}{b}"))).collect();
@@ -59,15 +59,39 @@ pub(super) fn set(writer: &mut Writer<'_>, size: usize) -> Result<()> {
     writer.set("tokenizer.chat_template", CHATML)
 }
 
-/// Pairs in the order in which they merge: two letters, then a third after two, then two after two.
-fn merges() -> Vec<(String, String)> {
+/// The first `count` pairs in the order in which they merge: two letters, then a third after two, then two after two.
+fn merges(count: usize) -> Vec<(String, String)> {
     let letters = || LETTERS.split("").filter(|letter| !letter.is_empty());
     let firsts = [SPACE].into_iter().chain(letters());
     let twos: Vec<(&str, &str)> = firsts.flat_map(|a| letters().map(move |b| (a, b))).collect();
     let joined: Vec<String> = twos.iter().map(|(a, b)| format!("{a}{b}")).collect();
-    let mut pairs: Vec<(String, String)> = twos.iter().map(|(a, b)| ((*a).into(), (*b).into())).collect();
-    pairs.extend(joined.iter().flat_map(|two| letters().map(|c| (two.clone(), c.to_owned()))));
+    let thirds = joined.iter().flat_map(|two| letters().map(move |c| (&**two, c)));
     let inner = || joined[LETTERS.len()..].iter();
-    pairs.extend(joined.iter().flat_map(|two| inner().map(|next| (two.clone(), next.clone()))));
-    pairs
+    let fourths = joined.iter().flat_map(|two| inner().map(move |next| (&**two, &**next)));
+    let all = twos.iter().copied().chain(thirds).chain(fourths);
+    all.take(count).map(|(a, b)| (a.to_owned(), b.to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn merges_join_earlier_strings_and_no_two_make_the_same() {
+        let pairs = merges(usize::MAX);
+        let mut known: HashSet<String> = (0..=255).map(|byte| byte_letter(byte).to_string()).collect();
+        for (a, b) in &pairs {
+            assert!(known.contains(a) && known.contains(b) && known.insert(format!("{a}{b}")), "{a} {b}");
+        }
+        assert_eq!(pairs[..2], [(SPACE.to_owned(), "e".to_owned()), (SPACE.to_owned(), "t".to_owned())]);
+    }
+
+    #[test]
+    fn sizes_that_the_rule_cannot_make_are_refused() {
+        for size in [0, 258, 1_000_000] {
+            let error = set(&mut Writer::new(), size).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("vocabulary: {size} tokens; 259 to 493765 are possible")), "{error}");
+        }
+    }
 }
