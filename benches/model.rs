@@ -73,7 +73,11 @@ fn load(c: &mut Criterion) {
             let mut session = engine(Model::open(&path).unwrap()).session();
             session.prompt(&[1]).unwrap();
             let mut finite = false;
-            session.score(|_, logits| Ok(finite = logits.iter().all(|x| x.is_finite()))).unwrap();
+            let each = |_, logits: &[f32]| {
+                finite = logits.iter().all(|x| x.is_finite());
+                Ok(())
+            };
+            session.score(each).unwrap();
             assert!(finite);
         });
     });

@@ -18,7 +18,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use support::cxx::compiler;
-use tempfile::TempDir;
 
 fn recipe(size: &str, ty: &str) -> Recipe {
     let (shape, file_type) = (Shape::named(size).unwrap(), FileType::parse(ty).unwrap());
@@ -190,6 +189,7 @@ fn an_adapter_fits_a_file_by_its_shapes() {
 #[cfg(feature = "cli")]
 mod program {
     use super::*;
+    use tempfile::TempDir;
 
     fn valve(folder: &TempDir, arguments: &[&str]) -> Result<String, String> {
         let output = Command::new(env!("CARGO_BIN_EXE_valve")).current_dir(folder).args(arguments).output().unwrap();
