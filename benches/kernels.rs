@@ -1,8 +1,8 @@
 //! Kernels by type and level. `cargo bench --bench kernels -- <filter>`, or `-- --test` to run each once.
 //!
 //! `matvec` reports GiB/s of weights from memory beyond the caches; `matmul`, by rows of activations, and
-//! `float_matmul` report elements/s where an element is one of the 2·m·n·k operations. After both of the former a table says how much
-//! that is of what one thread of the machine can do. `-- order` compares the order in which the
+//! `float_matmul` report elements/s where an element is one of the 2·m·n·k operations. After both of the former a
+//! table says how much that is of what one thread of the machine can do. `-- order` compares the order in which the
 //! kernels add, which gives a row the same bits everywhere, with a free one, and prints a table.
 
 mod support;
