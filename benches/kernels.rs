@@ -14,25 +14,32 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use std::hint::black_box;
 use support::{Limit, Rates, criterion, is_smoke, levels};
 
-const QUANTIZED: [TensorType; 8] = [
+const QUANTIZED: [TensorType; 13] = [
     TensorType::Q4_0,
     TensorType::Q4_1,
     TensorType::Q5_0,
     TensorType::Q5_1,
     TensorType::Q8_0,
+    TensorType::Q2K,
+    TensorType::Q3K,
     TensorType::Q4K,
     TensorType::Q5K,
     TensorType::Q6K,
+    TensorType::Iq4Nl,
+    TensorType::Iq4Xs,
+    TensorType::Mxfp4,
 ];
 /// Those that the free order knows.
 const ORDERED: [TensorType; 3] = [TensorType::Q4_0, TensorType::Q4_1, TensorType::Q8_0];
 
-/// Weights of arbitrary bits whose F16 scales are finite: 0x2c2c is 0.065.
+/// Weights of arbitrary bits whose scales are finite: 0x2c2c is 0.065 as F16, and 0x2c is 2^-83 as E8M0.
 fn weights(ty: TensorType, rows: usize, cols: usize) -> Vec<u8> {
     let size = rows * ty.row_bytes(cols).expect("whole blocks");
     let mut bytes: Vec<u8> = (0..size).map(|i| (i.wrapping_mul(2654435761) >> 13) as u8).collect();
     for block in bytes.chunks_exact_mut(ty.block_bytes()) {
         let scales = match ty {
+            TensorType::Q2K => 80..84,
+            TensorType::Q3K => 108..110,
             TensorType::Q6K => 208..210,
             TensorType::F32 | TensorType::Q4_1 | TensorType::Q5_1 | TensorType::Q4K | TensorType::Q5K => 0..4,
             _ => 0..2,

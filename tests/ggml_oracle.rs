@@ -8,7 +8,9 @@ use cotvalve::tensor::TensorType;
 const SIMPLE: [TensorType; 5] =
     [TensorType::Q4_0, TensorType::Q4_1, TensorType::Q5_0, TensorType::Q5_1, TensorType::Q8_0];
 /// Types of super-blocks, whose encoder is our own.
-const SUPER: [TensorType; 3] = [TensorType::Q4K, TensorType::Q5K, TensorType::Q6K];
+const SUPER: [TensorType; 5] = [TensorType::Q2K, TensorType::Q3K, TensorType::Q4K, TensorType::Q5K, TensorType::Q6K];
+/// Types of levels by table, whose encoder is our own too.
+const TABLE: [TensorType; 3] = [TensorType::Iq4Nl, TensorType::Iq4Xs, TensorType::Mxfp4];
 
 /// A xorshift generator: random bytes, and floats of the kinds that weights come in.
 struct Random(u64);
@@ -85,7 +87,7 @@ fn every_f16_scale_and_every_16_bit_float_reads_the_same() {
     let halves: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
     assert_same_values(TensorType::F16, &halves);
     assert_same_values(TensorType::BF16, &halves);
-    for ty in SIMPLE {
+    for ty in SIMPLE.into_iter().chain([TensorType::Iq4Nl, TensorType::Iq4Xs]) {
         let mut row = random.bytes(ty.block_bytes() << 16);
         for (block, scale) in row.chunks_mut(ty.block_bytes()).zip(0..=u16::MAX) {
             block[..2].copy_from_slice(&scale.to_le_bytes());
@@ -97,6 +99,25 @@ fn every_f16_scale_and_every_16_bit_float_reads_the_same() {
         block[2..4].copy_from_slice(&min.to_le_bytes());
     }
     assert_same_values(TensorType::Q4_1, &row);
+    let ty = TensorType::Mxfp4;
+    let mut row = random.bytes(ty.block_bytes() << 8);
+    row.chunks_mut(ty.block_bytes()).zip(0..=u8::MAX).for_each(|(block, e)| block[0] = e);
+    assert_same_values(ty, &row);
+}
+
+#[test]
+fn ggmls_own_blocks_dequantize_to_the_same_bits() {
+    let mut random = Random(9);
+    let mut blocks = corners(&mut random);
+    blocks.extend((0..64).map(|_| (0..256).map(|_| random.unit().powi(3)).collect()));
+    for ty in SUPER.into_iter().chain(TABLE) {
+        for block in &blocks {
+            let values: Vec<f32> = block.iter().cycle().take(256).copied().collect();
+            if is_defined(ty, &values) {
+                assert_same_values(ty, &ggml_sys::quantize(ty as u32, &values).unwrap());
+            }
+        }
+    }
 }
 
 /// Blocks that meet an encoder's corners: ties, one sign, one outlier, zeros of both signs, constants, tiny and huge.
@@ -132,7 +153,7 @@ fn is_defined(ty: TensorType, block: &[f32]) -> bool {
 fn encoders_write_the_same_bytes() {
     let mut random = Random(3);
     let blocks = corners(&mut random);
-    for ty in TensorType::ALL.into_iter().filter(|ty| !SUPER.contains(ty)) {
+    for ty in TensorType::ALL.into_iter().filter(|ty| !SUPER.contains(ty) && !TABLE.contains(ty)) {
         blocks.iter().filter(|block| is_defined(ty, block)).for_each(|block| assert_same_bytes(ty, block));
         for _ in 0..256 {
             let cubes: Vec<f32> = (0..2048).map(|_| random.unit().powi(3)).collect();
@@ -169,12 +190,23 @@ fn dot_errors(ty: TensorType, random: &mut Random, n: usize, rows: usize) -> (f6
 #[test]
 fn int8_dots_err_no_more_than_ggmls() {
     let mut random = Random(5);
-    for ty in SIMPLE.into_iter().chain(SUPER) {
+    for ty in SIMPLE.into_iter().chain(SUPER).chain(TABLE) {
         for n in [32, 576, 1536].into_iter().filter(|n| n % ty.block_len() == 0) {
             let (ours, theirs) = dot_errors(ty, &mut random, n, 400);
             assert!(ours > 0.0 && ours <= 1.05 * theirs, "{ty}, {n} values: error {ours:e}, ggml's {theirs:e}");
         }
     }
+}
+
+/// Weights of several shapes: even, the bell of trained weights, few large, and far from zero with outliers.
+fn weights_of_kind(kind: usize, random: &mut Random, n: usize) -> Vec<f32> {
+    let value = |i: usize| match kind {
+        0 => random.unit(),
+        1 => (0..8).map(|_| random.unit()).sum::<f32>() * 0.02,
+        2 => random.unit().powi(5),
+        _ => random.unit().abs() + if i % 97 == 0 { 3.0 } else { 0.1 },
+    };
+    (0..n).map(value).collect()
 }
 
 /// Root mean square of what rounding `values` to `ty` does, by our encoder and by ggml's.
@@ -187,19 +219,11 @@ fn rounding_errors(ty: TensorType, values: &[f32]) -> (f64, f64) {
 }
 
 #[test]
-fn super_blocks_err_no_more_than_ggmls() {
+fn our_encoders_err_no_more_than_ggmls() {
     let mut random = Random(6);
-    for ty in SUPER {
+    for ty in SUPER.into_iter().chain(TABLE) {
         for kind in 0..4 {
-            let values: Vec<f32> = (0..1 << 17)
-                .map(|i| match kind {
-                    0 => random.unit(),
-                    // The bell shape of trained weights.
-                    1 => (0..8).map(|_| random.unit()).sum::<f32>() * 0.02,
-                    2 => random.unit().powi(5),
-                    _ => random.unit().abs() + if i % 97 == 0 { 3.0 } else { 0.1 },
-                })
-                .collect();
+            let values = weights_of_kind(kind, &mut random, 1 << 17);
             let (ours, theirs) = rounding_errors(ty, &values);
             println!("{ty} kind {kind}: {ours:.3e}, ggml {theirs:.3e}, ratio {:.4}", ours / theirs);
             assert!(ours > 0.0 && ours <= 1.02 * theirs, "{ty} kind {kind}: error {ours:e}, ggml's {theirs:e}");
@@ -208,16 +232,79 @@ fn super_blocks_err_no_more_than_ggmls() {
 }
 
 #[test]
-fn super_blocks_of_corner_values_come_back_finite() {
+fn corner_values_come_back_finite() {
     let mut random = Random(7);
     for block in corners(&mut random) {
         let values: Vec<f32> = block.iter().cycle().take(256).copied().collect();
         let peak = values.iter().fold(0f32, |m, v| m.max(v.abs()));
-        for ty in SUPER.into_iter().filter(|_| peak < 1e4) {
+        for ty in SUPER.into_iter().chain(TABLE).filter(|_| peak < 1e4) {
             for (a, b) in dequantize(ty, &encode(ty, &values)).into_iter().zip(&values) {
-                // A super-block's F16 step has nothing left for values far below 1e-3.
-                assert!((a - b).abs() <= 0.13 * peak + 1e-4, "{ty}: {b:e} became {a:e} in {block:?}");
+                // Half a step of the widest spread, or what is above the largest level of Q3_K. A super-block's F16 step
+                // has nothing left for values far below 1e-3.
+                let share = match ty {
+                    TensorType::Q2K => 0.4,
+                    TensorType::Q3K => 0.26,
+                    TensorType::Mxfp4 => 0.2,
+                    _ => 0.13,
+                };
+                assert!((a - b).abs() <= share * peak + 1e-4, "{ty}: {b:e} became {a:e} in {block:?}");
             }
+        }
+    }
+}
+
+/// Root mean square error of a row by the importance of its columns: ours, then ggml's. The first pair counts what an
+/// encoder is asked for, the importance; the second what ggml's encoders minimize, importance · √(mean x² + x²).
+fn weighted_errors(ty: TensorType, values: &[f32], importance: &[f32]) -> [(f64, f64); 2] {
+    let mut ours = vec![0; ty.row_bytes(values.len()).unwrap()];
+    quant::encode_weighted(ty, values, Some(importance), &mut ours);
+    let theirs = ggml_sys::quantize_weighted(ty as u32, values, Some(importance)).unwrap();
+    let (ours, theirs) = (dequantize(ty, &ours), dequantize(ty, &theirs));
+    let mean = values.iter().map(|v| v * v).sum::<f32>() / values.len() as f32;
+    [false, true].map(|large| {
+        let error = |back: &[f32]| {
+            let each = back.iter().zip(values).zip(importance).map(|((b, x), w)| {
+                let weight = if large { w * (mean + x * x).sqrt() } else { *w };
+                f64::from(weight) * f64::from(b - x).powi(2)
+            });
+            each.sum::<f64>()
+        };
+        (error(&ours), error(&theirs))
+    })
+}
+
+/// Types that have a use for an importance matrix.
+const WEIGHTED: [TensorType; 11] = [
+    TensorType::Q4_0,
+    TensorType::Q4_1,
+    TensorType::Q5_0,
+    TensorType::Q5_1,
+    TensorType::Q2K,
+    TensorType::Q3K,
+    TensorType::Q4K,
+    TensorType::Q5K,
+    TensorType::Q6K,
+    TensorType::Iq4Nl,
+    TensorType::Iq4Xs,
+];
+
+#[test]
+fn weighted_encoders_err_no_more_than_ggmls() {
+    let mut random = Random(8);
+    for ty in WEIGHTED {
+        for kind in 0..4 {
+            // As measured matrices are: all positive, over some powers of ten, a few columns far above the others.
+            let importance: Vec<f32> = (0..2048).map(|_| 10f32.powf(1.5 * random.unit() - 2.0)).collect();
+            let mut sums = [(0.0, 0.0); 2];
+            for _ in 0..64 {
+                let values = weights_of_kind(kind, &mut random, 2048);
+                let errors = weighted_errors(ty, &values, &importance);
+                sums.iter_mut().zip(errors).for_each(|(sum, e)| *sum = (sum.0 + e.0, sum.1 + e.1));
+            }
+            let [by_importance, by_both] = sums.map(|(ours, theirs): (f64, f64)| (ours / theirs).sqrt());
+            println!("{ty} kind {kind}: ratio {by_importance:.4} by importance, {by_both:.4} by ggml's weights");
+            let least = if ty == TensorType::Q6K { by_importance } else { by_both };
+            assert!(least > 0.0 && least <= 1.02, "{ty} kind {kind}: {by_importance} {by_both}");
         }
     }
 }

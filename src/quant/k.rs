@@ -2,24 +2,24 @@
 //!
 //! A super-block has sub-blocks whose scales are small integers times an F16 of the super-block, so that scales
 //! cost little and still fit their values. The encoders here look for the scales by least squares over a range of
-//! candidates, weighing errors as ggml's do without an importance matrix; they do not write ggml's bytes, and err
-//! no more (`tests/ggml_oracle.rs`).
+//! candidates, weighing errors as ggml's do; they do not write ggml's bytes, and err no more
+//! (`tests/ggml_oracle.rs`).
 
 use super::BLOCK;
 use super::act::ActRow;
 use super::float::{put_scale, scale};
+use super::search::{self, Minimum, mean_square};
 
 /// Values in a super-block.
 pub(super) const SUPER: usize = 256;
+/// Values of a sub-block where these are small.
+pub(super) const SUB: usize = 16;
 /// Sub-blocks of 32 values in it.
 pub(super) const SUBS: usize = SUPER / BLOCK;
 /// Bytes of eight scales and eight minimums of 6 bits.
 pub(super) const SCALES_BYTES: usize = 12;
 /// The largest of those.
 const LARGEST: u8 = 63;
-/// Candidates for a scale beside the plain one, and the distance between them in levels.
-const CANDIDATES: usize = 20;
-const CANDIDATE_STEP: f32 = 0.1;
 
 /// The 6-bit scale and minimum of sub-block `j`. The first four of both lie in the low bits of bytes 0..4 and 4..8;
 /// the others have their low nibbles in bytes 8..12 and their two high bits above the first ones'.
@@ -84,17 +84,102 @@ pub(super) fn dot<const BYTES: usize>(
     })
 }
 
+/// A part of 32 values of a format whose sub-blocks of [`SUB`] have integer scales: the quants, and the scales of both
+/// halves.
+pub(super) type Halves = ([u8; BLOCK], [i8; 2]);
+
+/// (d·s)·(q − excess) for every value, where the F16 d is the last of the block and `part` gives that of values
+/// 32j..32j + 32.
+#[inline(always)]
+pub(super) fn dequantize_halves<const BYTES: usize>(
+    src: &[u8],
+    dst: &mut [f32],
+    excess: f32,
+    part: impl Fn(&[u8; BYTES], usize) -> Halves,
+) {
+    for (block, out) in src.as_chunks::<BYTES>().0.iter().zip(dst.as_chunks_mut::<SUPER>().0) {
+        let d = scale(&block[BYTES - 2..]);
+        for (j, out) in out.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
+            let (quants, scales) = part(block, j);
+            let steps = scales.map(|s| d * f32::from(s));
+            for i in 0..BLOCK {
+                out[i] = (f32::from(quants[i]) - excess) * steps[i / SUB];
+            }
+        }
+    }
+}
+
+/// acc = fma(s₀·Σ (q_w − excess)·q_x + s₁·Σ (q_w − excess)·q_x, d·d_x, acc), the two sums over 16 values each, in
+/// integers: at most 2·128·16·32·127 < 2²⁴ of Q6_K, exact in f32. Blocks of 32 ascending.
+pub(super) fn dot_halves<const BYTES: usize>(
+    row: &[u8],
+    x: ActRow<'_>,
+    excess: i32,
+    part: impl Fn(&[u8; BYTES], usize) -> Halves,
+) -> f32 {
+    x.blocks().enumerate().fold(0.0, |acc, (at, x)| {
+        let block = &row.as_chunks::<BYTES>().0[at / SUBS];
+        let (quants, scales) = part(block, at % SUBS);
+        let dots = half_dots(&quants, x.quants);
+        let sum: i32 = (0..2).map(|h| i32::from(scales[h]) * (dots[h] - excess * x.sums[h])).sum();
+        (sum as f32).mul_add(scale(&block[BYTES - 2..]) * x.scale, acc)
+    })
+}
+
+/// Σ q_w·q_x of both halves.
+pub(super) fn half_dots(quants: &[u8; BLOCK], x: &[i8; BLOCK]) -> [i32; 2] {
+    std::array::from_fn(|half| {
+        let values = half * SUB..(half + 1) * SUB;
+        quants[values.clone()].iter().zip(&x[values]).map(|(w, x)| i32::from(*w) * i32::from(*x)).sum()
+    })
+}
+
+/// The two bits of values 32j..32j + 32 of the formats whose `{ u8 qs[64] }` has those of value 128h + 32k + i, i < 32,
+/// at bits 2k of byte 32h + i.
+#[inline(always)]
+pub(super) fn two_bits(bytes: &[u8], j: usize) -> [u8; BLOCK] {
+    let bytes: &[u8; BLOCK] = bytes[BLOCK * (j / 4)..].first_chunk().expect("32 bytes");
+    bytes.map(|b| b >> (2 * (j % 4)) & 3)
+}
+
+/// Writes two bits of value `at` over zeros, the inverse of [`two_bits`].
+pub(super) fn put_two_bits(bytes: &mut [u8], at: usize, bits: u8) {
+    bytes[BLOCK * (at / 128) + at % BLOCK] |= bits << (2 * (at / BLOCK % 4));
+}
+
+/// What an error of each value counts: √(mean x² of its sub-block of `N`) + |x|, or by its importance and `spread` times
+/// the mean x² of all.
+pub(super) fn weights<const N: usize>(
+    x: &[f32; SUPER],
+    importance: Option<&[f32; SUPER]>,
+    spread: f32,
+) -> [f32; SUPER] {
+    if let Some(importance) = importance {
+        return search::weights(x, importance, spread * mean_square(x));
+    }
+    let mut weights = x.map(f32::abs);
+    for (weights, x) in weights.as_chunks_mut::<N>().0.iter_mut().zip(x.as_chunks::<N>().0) {
+        let mean = mean_square(x).sqrt();
+        weights.iter_mut().for_each(|weight| *weight += mean);
+    }
+    weights
+}
+
 /// Encodes a super-block whose quants are 0..=`levels`: writes its head, returns the quants.
-pub(super) fn encode(x: &[f32; SUPER], levels: u8, head: &mut [u8]) -> [u8; SUPER] {
+pub(super) fn encode(x: &[f32; SUPER], importance: Option<&[f32; SUPER]>, levels: u8, head: &mut [u8]) -> [u8; SUPER] {
+    let weights = weights::<BLOCK>(x, importance, 2.0);
     let subs: &[[f32; BLOCK]] = x.as_chunks().0;
-    let mut fits = [(0.0, 0.0); SUBS];
-    fits.iter_mut().zip(subs).for_each(|(fit, x)| *fit = fit_affine(x, levels));
-    let largest = |part: fn(&(f32, f32)) -> f32| fits.iter().map(part).fold(0.0, f32::max);
-    let (d, dmin) = (largest(|f| f.0) / f32::from(LARGEST), largest(|f| f.1) / f32::from(LARGEST));
+    let (mut steps, mut minimums, mut sums) = ([0.0; SUBS], [0.0; SUBS], [0.0; SUBS]);
+    for (j, (x, weights)) in subs.iter().zip(weights.as_chunks().0).enumerate() {
+        (steps[j], minimums[j]) = search::affine(x, weights, levels, Minimum::NotNegative);
+        sums[j] = weights.iter().sum();
+    }
+    let d = search::positive(&steps, &sums, f32::from(LARGEST));
+    let dmin = search::positive(&minimums, &sums, f32::from(LARGEST));
     let index = |v: f32, d: f32| if d > 0.0 { (v / d).round().min(f32::from(LARGEST)) as u8 } else { 0 };
     put_scale(d, head);
     put_scale(dmin, &mut head[2..]);
-    head[4..4 + SCALES_BYTES].copy_from_slice(&pack(fits.map(|f| index(f.0, d)), fits.map(|f| index(f.1, dmin))));
+    head[4..4 + SCALES_BYTES].copy_from_slice(&pack(steps.map(|v| index(v, d)), minimums.map(|v| index(v, dmin))));
     let mut quants = [0; SUPER];
     for (j, (x, quants)) in subs.iter().zip(quants.as_chunks_mut::<BLOCK>().0).enumerate() {
         let (s, m) = step(head, j);
@@ -105,50 +190,16 @@ pub(super) fn encode(x: &[f32; SUPER], levels: u8, head: &mut [u8]) -> [u8; SUPE
     quants
 }
 
-/// `(s, m)` for x ≈ s·q − m with q in 0..=`levels` and s, m ≥ 0.
-fn fit_affine(x: &[f32; BLOCK], levels: u8) -> (f32, f32) {
-    let levels = f32::from(levels);
-    let square: f32 = x.iter().map(|v| v * v).sum();
-    let mean = (square / BLOCK as f32).sqrt();
-    let low = x.iter().fold(0.0f32, |m, v| m.min(*v));
-    let high = x.iter().fold(f32::MIN, |m, v| m.max(*v));
-    if high <= low {
-        return (0.0, -low);
+/// `encode(values, importance, block)` for every super-block of a row, in blocks of `BYTES` bytes.
+pub(super) fn encode_blocks<const BYTES: usize>(
+    src: &[f32],
+    importance: Option<&[f32]>,
+    dst: &mut [u8],
+    encode: impl Fn(&[f32; SUPER], Option<&[f32; SUPER]>, &mut [u8; BYTES]),
+) {
+    for (at, (x, block)) in src.as_chunks().0.iter().zip(dst.as_chunks_mut().0).enumerate() {
+        encode(x, importance.map(|all| &all.as_chunks().0[at]), block);
     }
-    let mut best = (f32::INFINITY, 0.0, -low);
-    for candidate in 0..=CANDIDATES {
-        // From one level fewer to one more than the plain spread of the values over the levels.
-        let inverse = (levels + CANDIDATE_STEP * candidate as f32 - 1.0) / (high - low);
-        let quants = x.map(|v| ((v - low) * inverse).round().clamp(0.0, levels));
-        let (s, m) = solve_affine(x, &quants, mean);
-        let error = |(v, q): (&f32, &f32)| (mean + v.abs()) * (s * q - m - v).powi(2);
-        let error: f32 = x.iter().zip(&quants).map(error).sum();
-        if error < best.0 {
-            best = (error, s, m);
-        }
-    }
-    (best.1, best.2)
-}
-
-/// The weighted least squares of s·q − m − x over m ≥ 0, with weights `mean` + |x|.
-fn solve_affine(x: &[f32; BLOCK], quants: &[f32; BLOCK], mean: f32) -> (f32, f32) {
-    let (mut w, mut wq, mut wqq, mut wx, mut wqx) = (0.0f32, 0.0, 0.0, 0.0, 0.0);
-    for (x, q) in x.iter().zip(quants) {
-        let weight = mean + x.abs();
-        w += weight;
-        wq += weight * q;
-        wqq += weight * q * q;
-        wx += weight * x;
-        wqx += weight * q * x;
-    }
-    let determinant = w * wqq - wq * wq;
-    let (s, m) = if determinant > 0.0 {
-        ((w * wqx - wq * wx) / determinant, (wq * wqx - wqq * wx) / determinant)
-    } else {
-        (0.0, -wx / w)
-    };
-    let (s, m) = if m < 0.0 { (wqx / wqq, 0.0) } else { (s, m) };
-    if s.is_finite() && s >= 0.0 { (s, m) } else { (0.0, m.max(0.0)) }
 }
 
 #[cfg(test)]
@@ -163,17 +214,5 @@ mod tests {
         for j in 0..SUBS {
             assert_eq!(scale_and_minimum(&packed, j), (scales[j], minimums[j]));
         }
-    }
-
-    #[test]
-    fn what_lies_on_levels_is_fitted_exactly() {
-        let x: [f32; BLOCK] = std::array::from_fn(|i| 0.5 * (i % 16) as f32 - 2.0);
-        let (s, m) = fit_affine(&x, 15);
-        assert!((s - 0.5).abs() < 1e-4 && (m - 2.0).abs() < 1e-3, "{s} {m}");
-        // Nothing below zero, so nothing to take off but what a fit may gain by it.
-        let (s, m) = fit_affine(&x.map(|v| v + 3.0), 15);
-        assert!((0.0..0.3).contains(&m) && s > 0.5, "{s} {m}");
-        assert_eq!(fit_affine(&[0.0; BLOCK], 15), (0.0, 0.0));
-        assert_eq!(fit_affine(&[-1.5; BLOCK], 15).1, 1.5);
     }
 }

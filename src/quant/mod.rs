@@ -13,8 +13,15 @@
 //! The value of a NaN result is "a NaN": its sign and payload are not part of the truth.
 
 pub mod act;
+mod checked;
 pub mod float;
+mod iq4;
+mod iq4_nl;
+mod iq4_xs;
 mod k;
+mod mxfp4;
+mod q2_k;
+mod q3_k;
 mod q4_0;
 mod q4_1;
 mod q4_k;
@@ -23,7 +30,14 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+mod search;
+mod table;
 
+#[cfg(feature = "ggml")]
+pub(crate) use checked::check_finite;
+pub(crate) use checked::encode_checked;
+pub(crate) use iq4::LEVELS as IQ4_LEVELS;
+pub(crate) use mxfp4::LEVELS as MXFP4_LEVELS;
 pub(crate) use q8_0::encode as encode_q8_0;
 
 use crate::tensor::{Tensor, TensorType};
@@ -52,10 +66,15 @@ pub(crate) fn dequantize_row(ty: TensorType, src: &[u8], dst: &mut [f32]) {
         TensorType::Q4_1 => q4_1::dequantize(src, dst),
         TensorType::Q5_0 => q5_0::dequantize(src, dst),
         TensorType::Q5_1 => q5_1::dequantize(src, dst),
+        TensorType::Q2K => q2_k::dequantize(src, dst),
+        TensorType::Q3K => q3_k::dequantize(src, dst),
         TensorType::Q4K => q4_k::dequantize(src, dst),
         TensorType::Q5K => q5_k::dequantize(src, dst),
         TensorType::Q6K => q6_k::dequantize(src, dst),
         TensorType::Q8_0 => q8_0::dequantize(src, dst),
+        TensorType::Iq4Nl => iq4_nl::dequantize(src, dst),
+        TensorType::Iq4Xs => iq4_xs::dequantize(src, dst),
+        TensorType::Mxfp4 => mxfp4::dequantize(src, dst),
     }
 }
 
@@ -68,7 +87,7 @@ pub fn to_f32(tensor: &Tensor) -> Vec<f32> {
 }
 
 /// Encodes `f32` values as type `ty`: for finite values with the bits of ggml's reference encoder, but for the K
-/// types, which have an encoder of their own.
+/// types, the IQ4 types and MXFP4, which have encoders of their own.
 /// Values that are not finite keep their kind in the float types and have no useful encoding in the others.
 ///
 /// # Panics
@@ -83,10 +102,42 @@ pub fn encode(ty: TensorType, src: &[f32], dst: &mut [u8]) {
         TensorType::Q4_1 => q4_1::encode(src, dst),
         TensorType::Q5_0 => q5_0::encode(src, dst),
         TensorType::Q5_1 => q5_1::encode(src, dst),
-        TensorType::Q4K => q4_k::encode(src, dst),
-        TensorType::Q5K => q5_k::encode(src, dst),
-        TensorType::Q6K => q6_k::encode(src, dst),
+        TensorType::Q2K => q2_k::encode(src, None, dst),
+        TensorType::Q3K => q3_k::encode(src, None, dst),
+        TensorType::Q4K => q4_k::encode(src, None, dst),
+        TensorType::Q5K => q5_k::encode(src, None, dst),
+        TensorType::Q6K => q6_k::encode(src, None, dst),
         TensorType::Q8_0 => q8_0::encode(src, dst),
+        TensorType::Iq4Nl => iq4_nl::encode(src, None, dst),
+        TensorType::Iq4Xs => iq4_xs::encode(src, None, dst),
+        TensorType::Mxfp4 => mxfp4::encode(src, dst),
+    }
+}
+
+/// [`encode`] of one row, where `importance` has what an error in each of its columns counts beside the others: the mean
+/// square of the activations that meet it, finite and not negative. The float types, Q8_0 and MXFP4 have no use for it.
+///
+/// # Panics
+/// Where [`encode`] does, and if `importance` is not as long as `src`.
+pub fn encode_weighted(ty: TensorType, src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
+    let Some(weights) = importance else { return encode(ty, src, dst) };
+    check_row(ty, dst.len(), src.len());
+    assert_eq!(weights.len(), src.len(), "an importance a column");
+    match ty {
+        TensorType::Q4_0 => q4_0::encode_weighted(src, weights, dst),
+        TensorType::Q4_1 => q4_1::encode_weighted(src, weights, dst),
+        TensorType::Q5_0 => q5_0::encode_weighted(src, weights, dst),
+        TensorType::Q5_1 => q5_1::encode_weighted(src, weights, dst),
+        TensorType::Q2K => q2_k::encode(src, importance, dst),
+        TensorType::Q3K => q3_k::encode(src, importance, dst),
+        TensorType::Q4K => q4_k::encode(src, importance, dst),
+        TensorType::Q5K => q5_k::encode(src, importance, dst),
+        TensorType::Q6K => q6_k::encode(src, importance, dst),
+        TensorType::Iq4Nl => iq4_nl::encode(src, importance, dst),
+        TensorType::Iq4Xs => iq4_xs::encode(src, importance, dst),
+        TensorType::F32 | TensorType::F16 | TensorType::BF16 | TensorType::Q8_0 | TensorType::Mxfp4 => {
+            encode(ty, src, dst)
+        }
     }
 }
 
@@ -102,10 +153,15 @@ pub fn dot_int8(ty: TensorType, row: &[u8], x: ActRow<'_>) -> f32 {
         TensorType::Q4_1 => q4_1::dot(row, x),
         TensorType::Q5_0 => q5_0::dot(row, x),
         TensorType::Q5_1 => q5_1::dot(row, x),
+        TensorType::Q2K => q2_k::dot(row, x),
+        TensorType::Q3K => q3_k::dot(row, x),
         TensorType::Q4K => q4_k::dot(row, x),
         TensorType::Q5K => q5_k::dot(row, x),
         TensorType::Q6K => q6_k::dot(row, x),
         TensorType::Q8_0 => q8_0::dot(row, x),
+        TensorType::Iq4Nl => iq4_nl::dot(row, x),
+        TensorType::Iq4Xs => iq4_xs::dot(row, x),
+        TensorType::Mxfp4 => mxfp4::dot(row, x),
         TensorType::F32 | TensorType::F16 | TensorType::BF16 => panic!("{ty} has no Int8 dot"),
     }
 }
@@ -140,6 +196,13 @@ fn nibbles(bytes: &[u8; 16]) -> [u8; BLOCK] {
     quants
 }
 
+/// The inverse of [`nibbles`].
+fn put_nibbles(quants: [u8; BLOCK], bytes: &mut [u8]) {
+    for i in 0..16 {
+        bytes[i] = quants[i] & 15 | (quants[16 + i] & 15) << 4;
+    }
+}
+
 /// The quants 0..32 of five bits of a block `{ u8 high[4]; u8 low[16] }`: nibbles, and a bit for each value.
 #[inline(always)]
 fn five_bits(bytes: &[u8; 20]) -> [u8; BLOCK] {
@@ -157,9 +220,9 @@ fn put_five_bits(quants: [u8; BLOCK], bytes: &mut [u8]) {
     let mut high = 0;
     for i in 0..16 {
         high |= u32::from(quants[i] >> 4 & 1) << i | u32::from(quants[16 + i] >> 4 & 1) << (16 + i);
-        bytes[4 + i] = quants[i] & 15 | (quants[16 + i] & 15) << 4;
     }
     bytes[..4].copy_from_slice(&high.to_le_bytes());
+    put_nibbles(quants, &mut bytes[4..]);
 }
 
 /// Σ q_w·q_x of a block.
@@ -187,9 +250,14 @@ mod tests {
             (TensorType::Q5_0, 0.13),
             (TensorType::Q5_1, 0.07),
             (TensorType::Q8_0, 0.009),
+            (TensorType::Q2K, 0.8),
+            (TensorType::Q3K, 0.32),
             (TensorType::Q4K, 0.16),
             (TensorType::Q5K, 0.08),
             (TensorType::Q6K, 0.08),
+            (TensorType::Iq4Nl, 0.25),
+            (TensorType::Iq4Xs, 0.25),
+            (TensorType::Mxfp4, 0.34),
         ] {
             let mut bytes = vec![0; ty.row_bytes(x.len()).unwrap()];
             let mut back = vec![0.0; x.len()];

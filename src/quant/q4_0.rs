@@ -3,7 +3,7 @@
 
 use super::act::ActRow;
 use super::float::{opaque_scale, put_scale, scale};
-use super::{BLOCK, nibbles};
+use super::{BLOCK, nibbles, put_nibbles, search};
 
 /// Bytes of a block.
 const BYTES: usize = 18;
@@ -27,10 +27,13 @@ pub(super) fn encode(src: &[f32], dst: &mut [u8]) {
         let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
         let q = |v: f32| ((v * inverse + 8.5) as u8).min(15);
         put_scale(d, block);
-        for i in 0..16 {
-            block[2 + i] = q(x[i]) | q(x[16 + i]) << 4;
-        }
+        put_nibbles(x.map(q), &mut block[2..]);
     }
+}
+
+/// By the importance of the columns of one row.
+pub(super) fn encode_weighted(src: &[f32], importance: &[f32], dst: &mut [u8]) {
+    search::symmetric_blocks::<BYTES>(src, importance, 8.0, dst, put_nibbles);
 }
 
 /// acc = fma(Σ (q_w − 8)·q_x, d_w·d_x, acc), blocks ascending.

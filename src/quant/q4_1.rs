@@ -3,7 +3,7 @@
 
 use super::act::ActRow;
 use super::float::{opaque_scale, put_scale, scale};
-use super::{BLOCK, nibbles};
+use super::{BLOCK, nibbles, put_nibbles, search};
 
 /// Bytes of a block.
 const BYTES: usize = 20;
@@ -29,10 +29,13 @@ pub(super) fn encode(src: &[f32], dst: &mut [u8]) {
         let q = |v: f32| (((v - min) * inverse + 0.5) as u8).min(15);
         put_scale(d, block);
         put_scale(min, &mut block[2..]);
-        for i in 0..16 {
-            block[4 + i] = q(x[i]) | q(x[16 + i]) << 4;
-        }
+        put_nibbles(x.map(q), &mut block[4..]);
     }
+}
+
+/// By the importance of the columns of one row.
+pub(super) fn encode_weighted(src: &[f32], importance: &[f32], dst: &mut [u8]) {
+    search::affine_blocks::<BYTES>(src, importance, 15, dst, put_nibbles);
 }
 
 /// acc = fma(Σ q_w·q_x, d_w·d_x, acc), then acc = fma(m_w, d_x·Σ q_x, acc), blocks ascending.

@@ -22,14 +22,14 @@ pub(super) fn dequantize(src: &[u8], dst: &mut [f32]) {
     k::dequantize::<BYTES>(src, dst, quants);
 }
 
-pub(super) fn encode(src: &[f32], dst: &mut [u8]) {
-    for (x, block) in src.as_chunks::<SUPER>().0.iter().zip(dst.as_chunks_mut::<BYTES>().0) {
-        let quants = k::encode(x, 15, block);
+pub(super) fn encode(src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
+    k::encode_blocks::<BYTES>(src, importance, dst, |x, importance, block| {
+        let quants = k::encode(x, importance, 15, block);
         for (i, byte) in block[QUANTS..].iter_mut().enumerate() {
             let low = i / BLOCK * 2 * BLOCK + i % BLOCK;
             *byte = quants[low] | quants[low + BLOCK] << 4;
         }
-    }
+    });
 }
 
 /// As [`k::dot`] says.

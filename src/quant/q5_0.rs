@@ -4,7 +4,7 @@
 
 use super::act::ActRow;
 use super::float::{opaque_scale, put_scale, scale};
-use super::{BLOCK, dot_block, five_bits, put_five_bits};
+use super::{BLOCK, dot_block, five_bits, put_five_bits, search};
 
 /// Bytes of a block.
 const BYTES: usize = 22;
@@ -29,6 +29,11 @@ pub(super) fn encode(src: &[f32], dst: &mut [u8]) {
         put_scale(d, block);
         put_five_bits(x.map(|v| ((v * inverse + 16.5) as u8).min(31)), &mut block[2..]);
     }
+}
+
+/// By the importance of the columns of one row.
+pub(super) fn encode_weighted(src: &[f32], importance: &[f32], dst: &mut [u8]) {
+    search::symmetric_blocks::<BYTES>(src, importance, 16.0, dst, put_five_bits);
 }
 
 /// acc = fma(Σ (q_w − 16)·q_x, d_w·d_x, acc), blocks ascending.

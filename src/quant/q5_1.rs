@@ -3,7 +3,7 @@
 
 use super::act::ActRow;
 use super::float::{opaque_scale, put_scale, scale};
-use super::{BLOCK, dot_block, five_bits, put_five_bits};
+use super::{BLOCK, dot_block, five_bits, put_five_bits, search};
 
 /// Bytes of a block.
 const BYTES: usize = 24;
@@ -30,6 +30,11 @@ pub(super) fn encode(src: &[f32], dst: &mut [u8]) {
         put_scale(min, &mut block[2..]);
         put_five_bits(x.map(|v| ((v - min) * inverse + 0.5) as u8), &mut block[4..]);
     }
+}
+
+/// By the importance of the columns of one row.
+pub(super) fn encode_weighted(src: &[f32], importance: &[f32], dst: &mut [u8]) {
+    search::affine_blocks::<BYTES>(src, importance, 31, dst, put_five_bits);
 }
 
 /// acc = fma(Σ q_w·q_x, d_w·d_x, acc), then acc = fma(m_w, d_x·Σ q_x, acc), blocks ascending.

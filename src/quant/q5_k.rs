@@ -23,16 +23,16 @@ pub(super) fn dequantize(src: &[u8], dst: &mut [f32]) {
     k::dequantize::<BYTES>(src, dst, quants);
 }
 
-pub(super) fn encode(src: &[f32], dst: &mut [u8]) {
-    for (x, block) in src.as_chunks::<SUPER>().0.iter().zip(dst.as_chunks_mut::<BYTES>().0) {
-        let quants = k::encode(x, 31, block);
+pub(super) fn encode(src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
+    k::encode_blocks::<BYTES>(src, importance, dst, |x, importance, block| {
+        let quants = k::encode(x, importance, 31, block);
         block[HIGH..].fill(0);
         for (at, q) in quants.into_iter().enumerate() {
             let (j, i) = (at / BLOCK, at % BLOCK);
             block[HIGH + i] |= q >> 4 << j;
             block[QUANTS + j / 2 * BLOCK + i] |= (q & 15) << (4 * (j % 2));
         }
-    }
+    });
 }
 
 /// As [`k::dot`] says.

@@ -7,15 +7,14 @@
 use super::BLOCK;
 use super::act::ActRow;
 use super::float::{put_scale, scale};
-use super::k::SUPER;
+use super::k::{self, Halves, SUB, SUPER};
+use super::search;
 
 /// Bytes of a block, and where its parts begin.
 const BYTES: usize = 210;
 const HIGH: usize = 128;
 const SCALES: usize = 192;
 const STEP: usize = 208;
-/// Values of a sub-block.
-const SUB: usize = 16;
 
 /// The quants of values 32j..32j + 32, 0..64 each.
 #[inline(always)]
@@ -27,38 +26,41 @@ fn quants(block: &[u8; BYTES], j: usize) -> [u8; BLOCK] {
     std::array::from_fn(|i| low[i] >> shift & 15 | (high[i] >> (2 * k) & 3) << 4)
 }
 
+/// The same with the scales of both halves.
 #[inline(always)]
-pub(super) fn dequantize(src: &[u8], dst: &mut [f32]) {
-    for (block, out) in src.as_chunks::<BYTES>().0.iter().zip(dst.as_chunks_mut::<SUPER>().0) {
-        let d = scale(&block[STEP..]);
-        for (j, out) in out.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
-            let quants = quants(block, j);
-            let steps = [2 * j, 2 * j + 1].map(|s| d * f32::from(block[SCALES + s] as i8));
-            for i in 0..BLOCK {
-                out[i] = (f32::from(quants[i]) - 32.0) * steps[i / SUB];
-            }
-        }
-    }
+fn part(block: &[u8; BYTES], j: usize) -> Halves {
+    (quants(block, j), [block[SCALES + 2 * j] as i8, block[SCALES + 2 * j + 1] as i8])
 }
 
-pub(super) fn encode(src: &[f32], dst: &mut [u8]) {
-    for (x, block) in src.as_chunks::<SUPER>().0.iter().zip(dst.as_chunks_mut::<BYTES>().0) {
-        let subs = x.as_chunks::<SUB>().0;
-        let mut fits = [0.0f32; SUPER / SUB];
-        fits.iter_mut().zip(subs).for_each(|(fit, x)| *fit = fit_scale(x));
-        let peak = fits.iter().fold(0.0f32, |peak, &s| if s.abs() > peak.abs() { s } else { peak });
-        let d = peak / -128.0;
-        put_scale(d, &mut block[STEP..]);
-        let d_read = scale(&block[STEP..]);
-        block[..SCALES].fill(0);
-        for (s, (fit, x)) in fits.iter().zip(subs).enumerate() {
-            let index = if d == 0.0 { 0.0 } else { (fit / d).round().min(127.0) };
-            block[SCALES + s] = index as i8 as u8;
-            let step = d_read * index;
-            for (i, v) in x.iter().enumerate() {
-                let q = if step == 0.0 { 32.0 } else { (v / step).round().clamp(-32.0, 31.0) + 32.0 };
-                put(block, s * SUB + i, q as u8);
-            }
+#[inline(always)]
+pub(super) fn dequantize(src: &[u8], dst: &mut [f32]) {
+    k::dequantize_halves::<BYTES>(src, dst, 32.0, part);
+}
+
+pub(super) fn encode(src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
+    k::encode_blocks(src, importance, dst, encode_block);
+}
+
+/// Errors count by x², or by their importance alone.
+fn encode_block(x: &[f32; SUPER], importance: Option<&[f32; SUPER]>, block: &mut [u8; BYTES]) {
+    let weights = importance.map_or_else(|| x.map(|v| v * v), search::relative);
+    let subs = x.as_chunks::<SUB>().0;
+    let mut fits = [0.0f32; SUPER / SUB];
+    for ((fit, x), weights) in fits.iter_mut().zip(subs).zip(weights.as_chunks::<SUB>().0) {
+        *fit = search::symmetric(x, weights, 32.0);
+    }
+    let peak = fits.iter().fold(0.0f32, |peak, &s| if s.abs() > peak.abs() { s } else { peak });
+    let d = peak / -128.0;
+    put_scale(d, &mut block[STEP..]);
+    let d_read = scale(&block[STEP..]);
+    block[..SCALES].fill(0);
+    for (s, (fit, x)) in fits.iter().zip(subs).enumerate() {
+        let index = if d == 0.0 { 0.0 } else { (fit / d).round().min(127.0) };
+        block[SCALES + s] = index as i8 as u8;
+        let step = d_read * index;
+        for (i, v) in x.iter().enumerate() {
+            let q = if step == 0.0 { 32.0 } else { (v / step).round().clamp(-32.0, 31.0) + 32.0 };
+            put(block, s * SUB + i, q as u8);
         }
     }
 }
@@ -70,47 +72,9 @@ fn put(block: &mut [u8; BYTES], at: usize, q: u8) {
     block[HIGH + BLOCK * half + i] |= q >> 4 << (2 * k);
 }
 
-/// s for x ≈ s·q with q in −32..=31, by least squares with weights x² over a range of candidates. Its sign is
-/// that which gives the value of the largest magnitude the level −32.
-fn fit_scale(x: &[f32; SUB]) -> f32 {
-    let peak = x.iter().fold(0.0f32, |peak, &v| if v.abs() > peak.abs() { v } else { peak });
-    // Below this the weights x² are no numbers any more.
-    if peak.abs() < 1e-15 {
-        return 0.0;
-    }
-    let mut best = (0.0, 0.0);
-    for candidate in -9..=9 {
-        let inverse = -(32.0 + 0.1 * candidate as f32) / peak;
-        let (mut xq, mut qq) = (0.0f32, 0.0f32);
-        for v in x {
-            let q = (v * inverse).round().clamp(-32.0, 31.0);
-            xq += v * v * v * q;
-            qq += v * v * q * q;
-        }
-        // What is left of the squared error is a constant less xq²/qq.
-        if qq > 0.0 && xq * xq / qq > best.0 {
-            best = (xq * xq / qq, xq / qq);
-        }
-    }
-    best.1
-}
-
-/// acc = fma(s₀·Σ (q_w − 32)·q_x + s₁·Σ (q_w − 32)·q_x, d·d_x, acc), the two sums over 16 values each, in integers:
-/// at most 2·128·16·32·127 < 2²⁴, exact in f32. Blocks of 32 ascending.
+/// As [`k::dot_halves`] says.
 pub(super) fn dot(row: &[u8], x: ActRow<'_>) -> f32 {
-    x.blocks().enumerate().fold(0.0, |acc, (at, x)| {
-        let (block, j) = (&row.as_chunks::<BYTES>().0[at / 8], at % 8);
-        let quants = quants(block, j);
-        let mut sum = 0;
-        for half in 0..2 {
-            let values = half * SUB..(half + 1) * SUB;
-            let products =
-                quants[values.clone()].iter().zip(&x.quants[values]).map(|(w, x)| i32::from(*w) * i32::from(*x));
-            let dot = products.sum::<i32>() - 32 * x.sums[half];
-            sum += i32::from(block[SCALES + 2 * j + half] as i8) * dot;
-        }
-        (sum as f32).mul_add(scale(&block[STEP..]) * x.scale, acc)
-    })
+    k::dot_halves::<BYTES>(row, x, 32, part)
 }
 
 #[cfg(test)]
@@ -130,10 +94,10 @@ mod tests {
     fn what_lies_on_levels_survives() {
         let x: [f32; SUPER] = std::array::from_fn(|i| ((i * 11 % 64) as f32 - 32.0) * 0.25);
         let (mut block, mut out) = ([0; BYTES], [0.0; SUPER]);
-        encode(&x, &mut block);
+        encode(&x, None, &mut block);
         dequantize(&block, &mut out);
         assert!(x.iter().zip(&out).all(|(a, b)| (a - b).abs() < 0.15), "{x:?}\n{out:?}");
-        encode(&[0.0; SUPER], &mut block);
+        encode(&[0.0; SUPER], None, &mut block);
         dequantize(&block, &mut out);
         assert_eq!(out, [0.0; SUPER]);
     }

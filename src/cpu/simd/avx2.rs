@@ -165,6 +165,12 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    unsafe fn lookup(table: __m256i, v: __m256i) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_shuffle_epi8(table, v) }
+    }
+
+    #[inline(always)]
     unsafe fn transpose(v: [__m256i; 4]) -> [__m256i; 4] {
         // SAFETY: see above.
         unsafe {
@@ -254,6 +260,18 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    unsafe fn pair_i16(low: __m256i, high: __m256i) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_blend_epi16::<0xaa>(low, _mm256_slli_epi32::<16>(high)) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_i16(a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_madd_epi16(a, b) }
+    }
+
+    #[inline(always)]
     unsafe fn or_i32(a: __m256i, b: __m256i) -> __m256i {
         // SAFETY: see above.
         unsafe { _mm256_or_si256(a, b) }
@@ -293,6 +311,18 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
     unsafe fn to_f32(v: __m256i) -> __m256 {
         // SAFETY: see above.
         unsafe { _mm256_cvtepi32_ps(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn power(v: __m256i) -> __m256 {
+        // SAFETY: see above.
+        unsafe {
+            let one = _mm256_set1_epi32(1);
+            // The exponent of a normal power; negative or zero for the other two, which are one bit of a mantissa.
+            let normal = _mm256_slli_epi32::<23>(_mm256_sub_epi32(v, one));
+            let subnormal = _mm256_sllv_epi32(_mm256_set1_epi32(1 << 21), _mm256_min_epi32(v, one));
+            _mm256_castsi256_ps(_mm256_max_epi32(normal, subnormal))
+        }
     }
 
     #[inline(always)]

@@ -121,23 +121,36 @@ pub fn dequantize(id: u32, bytes: &[u8]) -> Result<Vec<f32>, Error> {
     Ok(values)
 }
 
-/// Whether `ggml_quantize_chunk` has an encoder for `id` that needs no importance matrix (it aborts for other types).
-fn has_encoder(id: u32) -> bool {
+/// Whether [`dequantize`] takes type `id`.
+pub fn has_decoder(id: u32) -> bool {
+    id == c::GGML_TYPE_F32 || raw_traits(id).is_some_and(|t| t.to_float.is_some())
+}
+
+/// Whether [`quantize_weighted`] takes type `id`, for some with an importance matrix only.
+pub fn has_encoder(id: u32) -> bool {
     let float = matches!(id, c::GGML_TYPE_F32 | c::GGML_TYPE_F16 | c::GGML_TYPE_BF16);
-    // Q8_1 and Q8_K only ever hold activations.
+    // ggml_quantize_chunk aborts for other types; Q8_1 and Q8_K only ever hold activations.
     let activations = matches!(id, c::GGML_TYPE_Q8_1 | c::GGML_TYPE_Q8_K);
-    let quantized = raw_traits(id).is_some_and(|t| t.is_quantized && t.to_float.is_some());
-    // SAFETY: a pure function of the id.
-    float || (quantized && !activations && unsafe { !c::ggml_quantize_requires_imatrix(id) })
+    float || !activations && raw_traits(id).is_some_and(|t| t.is_quantized && t.to_float.is_some())
 }
 
 /// `values` as one row of type `id`, by ggml's reference encoder without importance matrix.
 pub fn quantize(id: u32, values: &[f32]) -> Result<Vec<u8>, Error> {
+    quantize_weighted(id, values, None)
+}
+
+/// `values` as one row of type `id`, where `importance` has what an error in each column counts. May be called by
+/// several threads at once: ggml fills the tables of a type under a lock.
+pub fn quantize_weighted(id: u32, values: &[f32], importance: Option<&[f32]>) -> Result<Vec<u8>, Error> {
     let bytes = row_bytes(id, values.len())?;
-    if !has_encoder(id) {
+    // SAFETY: a pure function of the id.
+    if !has_encoder(id) || importance.is_none() && unsafe { c::ggml_quantize_requires_imatrix(id) } {
         return Err(Error::Type(id));
     }
-    if !values.iter().all(|v| v.is_finite()) {
+    if importance.is_some_and(|weights| weights.len() != values.len()) {
+        return Err(Error::Length(values.len()));
+    }
+    if !values.iter().chain(importance.unwrap_or_default()).all(|v| v.is_finite()) {
         return Err(Error::NotFinite);
     }
     if values.is_empty() {
@@ -145,9 +158,10 @@ pub fn quantize(id: u32, values: &[f32]) -> Result<Vec<u8>, Error> {
     }
     let mut blocks = Blocks::zeroed(bytes);
     let dst = blocks.words.as_mut_ptr().cast();
-    // SAFETY: the type has an encoder; values is one row of whole blocks; dst is aligned and has room for it.
-    let written =
-        unsafe { c::ggml_quantize_chunk(id, values.as_ptr(), dst, 0, 1, values.len() as i64, std::ptr::null()) };
+    let weights = importance.map_or(std::ptr::null(), <[f32]>::as_ptr);
+    // SAFETY: the type has an encoder, and weights where it needs them; values is one row of whole blocks, weights null
+    // or as long; dst is aligned and has room for it.
+    let written = unsafe { c::ggml_quantize_chunk(id, values.as_ptr(), dst, 0, 1, values.len() as i64, weights) };
     assert_eq!(written, bytes, "ggml wrote a row of another size");
     Ok(blocks.to_vec())
 }

@@ -1,6 +1,6 @@
 //! The safe face: known values, whole rows only, and no abort for a type ggml cannot convert.
 
-use ggml_sys::{Error, dequantize, quantize, type_traits, vec_dot, version};
+use ggml_sys::{Error, dequantize, quantize, quantize_weighted, type_traits, vec_dot, version};
 
 const Q4_0: u32 = 2;
 const Q8_0: u32 = 8;
@@ -41,7 +41,21 @@ fn what_ggml_would_abort_on_is_an_error() {
     assert_eq!(quantize(Q8_1, &[0.0; 32]), Err(Error::Type(Q8_1)));
     assert_eq!(quantize(IQ2_XXS, &[0.0; 256]), Err(Error::Type(IQ2_XXS)));
     assert_eq!(quantize(Q4_0, &[f32::NAN; 32]), Err(Error::NotFinite));
+    assert_eq!(quantize_weighted(Q4_0, &[0.0; 32], Some(&[1.0; 31])), Err(Error::Length(32)));
+    assert_eq!(quantize_weighted(Q4_0, &[0.0; 32], Some(&[f32::INFINITY; 32])), Err(Error::NotFinite));
     assert_eq!(vec_dot(Q4_0, &[0; 18], &[0.0; 64]), Err(Error::Length(18)));
+}
+
+#[test]
+fn types_that_need_an_importance_matrix_take_one_on_several_threads() {
+    let x: Vec<f32> = (0..512).map(|i| (i as f32 * 0.37).sin()).collect();
+    let encode = || quantize_weighted(IQ2_XXS, &x, Some(&[1.0; 512])).unwrap();
+    let rows: Vec<Vec<u8>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(encode)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(rows[0].len(), 132);
+    assert!(rows.iter().all(|row| *row == rows[0]));
 }
 
 #[test]

@@ -3,17 +3,26 @@
 use super::super::isa::Isa;
 use super::Format;
 
+pub(in crate::cpu::simd) struct Q2K;
+pub(in crate::cpu::simd) struct Q3K;
 pub(in crate::cpu::simd) struct Q4K;
 pub(in crate::cpu::simd) struct Q5K;
 pub(in crate::cpu::simd) struct Q6K;
 
-/// Quants of a nibble and the bits above it: the 16 bytes at both pointers, from these bits on.
+/// Quants of some bits and those above them: the 16 bytes at both pointers, from these bits on. `count` is the number of
+/// the lower bits, `mask` that of the upper ones.
 #[inline(always)]
-unsafe fn wide_bits<I: Isa>([low, high]: [*const u8; 2], stride: usize, from: [usize; 2], mask: u8) -> I::Bytes {
+unsafe fn wide_bits<I: Isa>(
+    [low, high]: [*const u8; 2],
+    stride: usize,
+    from: [usize; 2],
+    count: usize,
+    mask: u8,
+) -> I::Bytes {
     // SAFETY: as the caller vouches.
     unsafe {
-        let low = I::bits(I::load_rows(low, stride), from[0], 15);
-        I::join_bits(low, I::bits(I::load_rows(high, stride), from[1], mask), 4)
+        let low = I::bits(I::load_rows(low, stride), from[0], (1 << count) - 1);
+        I::join_bits(low, I::bits(I::load_rows(high, stride), from[1], mask), count)
     }
 }
 
@@ -102,12 +111,137 @@ unsafe fn q5_k_quants<I: Isa>(p: *const u8, stride: usize, part: usize) -> [I::B
     unsafe {
         let (low, high) = (p.add(48 + 32 * (part / 2)), p.add(16));
         let from = [4 * (part % 2), part];
-        [wide_bits::<I>([low, high], stride, from, 1), wide_bits::<I>([low.add(16), high.add(16)], stride, from, 1)]
+        [
+            wide_bits::<I>([low, high], stride, from, 4, 1),
+            wide_bits::<I>([low.add(16), high.add(16)], stride, from, 4, 1),
+        ]
     }
 }
 
 k_format!(Q4K, 144, 15, q4_k_quants);
 k_format!(Q5K, 176, 31, q5_k_quants);
+
+/// The head of Q2_K: its F16 scale and minimum, the latter taken off, and the words of both's nibbles.
+#[derive(Clone, Copy)]
+pub(in crate::cpu::simd) struct Q2Head<I: Isa> {
+    scales: [I::Floats; 2],
+    words: [I::Ints; 4],
+}
+
+impl Format for Q2K {
+    const BYTES: usize = 84;
+    const PARTS: usize = 8;
+    const PEAK: Option<i32> = Some(3);
+    const MINIMUM: bool = true;
+    const HALVES: bool = true;
+    type Head<I: Isa> = Q2Head<I>;
+
+    #[inline(always)]
+    unsafe fn head<I: Isa>(p: *const u8, stride: usize) -> Q2Head<I> {
+        // SAFETY: as the caller vouches.
+        unsafe {
+            let [d, dmin] = I::load_scales(p.add(80), stride);
+            Q2Head {
+                scales: [d, I::mul(dmin, I::splat_f32(-1.0))],
+                words: [
+                    I::load_words(p, stride),
+                    I::load_words(p.add(4), stride),
+                    I::load_words(p.add(8), stride),
+                    I::load_words(p.add(12), stride),
+                ],
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn quants<I: Isa>(p: *const u8, stride: usize, part: usize) -> [I::Bytes; 2] {
+        // SAFETY: as the caller vouches.
+        unsafe {
+            let (p, from) = (p.add(16 + 32 * (part / 4)), 2 * (part % 4));
+            [I::bits(I::load_rows(p, stride), from, 3), I::bits(I::load_rows(p.add(16), stride), from, 3)]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<I: Isa>(head: Q2Head<I>, _: usize) -> [I::Floats; 2] {
+        head.scales
+    }
+
+    #[inline(always)]
+    unsafe fn halves<I: Isa>(head: Q2Head<I>, part: usize) -> [I::Ints; 2] {
+        let (word, at) = (head.words[part / 2], 16 * (part % 2));
+        // SAFETY: as the caller vouches.
+        unsafe { [I::bits_i32(word, at, 15), I::bits_i32(word, at + 8, 15)] }
+    }
+
+    #[inline(always)]
+    unsafe fn minimums<I: Isa>(head: Q2Head<I>, part: usize) -> I::Ints {
+        let (word, at) = (head.words[part / 2], 16 * (part % 2) + 4);
+        // SAFETY: as the caller vouches.
+        unsafe { I::pair_i16(I::bits_i32(word, at, 15), I::bits_i32(word, at + 8, 15)) }
+    }
+}
+
+/// The head of Q3_K: its F16 scale and the words of its packed 6-bit ones.
+#[derive(Clone, Copy)]
+pub(in crate::cpu::simd) struct Q3Head<I: Isa> {
+    scale: I::Floats,
+    words: [I::Ints; 3],
+}
+
+impl Format for Q3K {
+    const BYTES: usize = 110;
+    const PARTS: usize = 8;
+    const PEAK: Option<i32> = Some(7);
+    const EXCESS: i32 = 4;
+    const HALVES: bool = true;
+    type Head<I: Isa> = Q3Head<I>;
+
+    #[inline(always)]
+    unsafe fn head<I: Isa>(p: *const u8, stride: usize) -> Q3Head<I> {
+        // SAFETY: as the caller vouches.
+        unsafe {
+            Q3Head {
+                // The scale is the block's last two bytes; the two before it are read with it.
+                scale: I::load_scales(p.add(106), stride)[1],
+                words: [
+                    I::load_words(p.add(96), stride),
+                    I::load_words(p.add(100), stride),
+                    I::load_words(p.add(104), stride),
+                ],
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn quants<I: Isa>(p: *const u8, stride: usize, part: usize) -> [I::Bytes; 2] {
+        // SAFETY: as the caller vouches.
+        unsafe {
+            let (low, from) = (p.add(32 + 32 * (part / 4)), [2 * (part % 4), part]);
+            [wide_bits::<I>([low, p], stride, from, 2, 1), wide_bits::<I>([low.add(16), p.add(16)], stride, from, 2, 1)]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<I: Isa>(head: Q3Head<I>, _: usize) -> [I::Floats; 2] {
+        [head.scale; 2]
+    }
+
+    /// As `quant::q3_k` unpacks them: scale s has its nibble in byte s mod 8, its upper bits in byte 8 + s mod 4.
+    #[inline(always)]
+    unsafe fn halves<I: Isa>(head: Q3Head<I>, part: usize) -> [I::Ints; 2] {
+        let (low, at) = (head.words[part % 4 / 2], 16 * (part % 2) + 4 * (part / 4));
+        let (high, high_at) = (head.words[2], 16 * (part % 2) + 2 * (part / 2));
+        // SAFETY: as the caller vouches.
+        unsafe {
+            let excess = I::splat_i32(-32);
+            let nibbles = [I::bits_i32(low, at, 15), I::bits_i32(low, at + 8, 15)];
+            let upper = [I::bits_i32(high, high_at, 3), I::bits_i32(high, high_at + 8, 3)];
+            let upper = [I::mul_i32(upper[0], I::splat_i32(16)), I::mul_i32(upper[1], I::splat_i32(16))];
+            [I::add_i32(I::or_i32(nibbles[0], upper[0]), excess), I::add_i32(I::or_i32(nibbles[1], upper[1]), excess)]
+        }
+    }
+}
 
 /// The head of Q6_K: its F16 scale and the words of its 8-bit ones.
 #[derive(Clone, Copy)]
@@ -148,7 +282,10 @@ impl Format for Q6K {
         unsafe {
             let (low, high) = (p.add(64 * side + 32 * (k % 2)), p.add(128 + 32 * side));
             let from = [4 * (k / 2), 2 * k];
-            [wide_bits::<I>([low, high], stride, from, 3), wide_bits::<I>([low.add(16), high.add(16)], stride, from, 3)]
+            [
+                wide_bits::<I>([low, high], stride, from, 4, 3),
+                wide_bits::<I>([low.add(16), high.add(16)], stride, from, 4, 3),
+            ]
         }
     }
 

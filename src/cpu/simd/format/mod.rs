@@ -4,8 +4,10 @@
 //! and cost ten times the time where they are not.
 
 mod k;
+mod table;
 
-pub(super) use k::{Q4K, Q5K, Q6K};
+pub(super) use k::{Q2K, Q3K, Q4K, Q5K, Q6K};
+pub(super) use table::{Iq4Nl, Iq4Xs, Mxfp4};
 
 use super::isa::Isa;
 
@@ -39,6 +41,12 @@ pub(super) trait Format {
     #[inline(always)]
     unsafe fn halves<I: Isa>(_: Self::Head<I>, _: usize) -> [I::Ints; 2] {
         unreachable!("only called where HALVES is set")
+    }
+    /// The integer minimums of the halves of a part of every row as pairs of `i16`, where the format has both; the
+    /// minimum is then what they are multiples of.
+    #[inline(always)]
+    unsafe fn minimums<I: Isa>(_: Self::Head<I>, _: usize) -> I::Ints {
+        unreachable!("only called where HALVES and MINIMUM are set")
     }
 }
 

@@ -3,7 +3,7 @@
 use super::super::format::Format;
 use super::super::isa::Isa;
 use super::super::view::{Rows, Strided};
-use super::{exceeds, excess, groups, load_quants, prefetch};
+use super::{exceeds, excess, groups, half_scales, load_quants, prefetch, sum_pair, weigh};
 use crate::quant::act::{ActRow, BLOCK};
 
 /// Σ (q_w − excess)·q_x of a part, a row in each lane.
@@ -45,9 +45,9 @@ unsafe fn dot_halves<I: Isa, F: Format>(
                 I::dot::<F>(quants[2][h], x[h]),
                 I::dot::<F>(quants[3][h], x[h]),
             ]);
-            halves[h] = I::mul_i32(I::add_i32(dot, I::splat_i32(-excess::<I, F>(sums[h]))), scales[h]);
+            halves[h] = if exceeds::<I, F>() { I::add_i32(dot, I::splat_i32(-excess::<I, F>(sums[h]))) } else { dot };
         }
-        I::add_i32(halves[0], halves[1])
+        weigh::<I, F>(halves, scales)
     }
 }
 
@@ -83,12 +83,15 @@ pub(in crate::cpu::simd) unsafe fn few<I: Isa, F: Format, const M: usize>(
                         let halves = [I::splat_16(at), I::splat_16(at.add(16))];
                         let (d, sums) = (*x[i].scales.get_unchecked(b), *x[i].sums.get_unchecked(b));
                         let dot = if F::HALVES {
-                            dot_halves::<I, F>(quants, halves, sums, F::halves::<I>(head, part))
+                            dot_halves::<I, F>(quants, halves, sums, half_scales::<I, F>(head, part))
                         } else {
                             dot_part::<I, F>(quants, halves, sums[0] + sums[1])
                         };
                         acc[i] = I::fma(I::to_f32(dot), I::mul(scale, I::splat_f32(d)), acc[i]);
-                        if F::MINIMUM {
+                        if F::MINIMUM && F::HALVES {
+                            let taken = I::dot_i16(F::minimums::<I>(head, part), I::splat_i32(sum_pair(sums)));
+                            acc[i] = I::fma(I::to_f32(taken), I::mul(minimum, I::splat_f32(d)), acc[i]);
+                        } else if F::MINIMUM {
                             acc[i] = I::fma(minimum, I::splat_f32(d * (sums[0] + sums[1]) as f32), acc[i]);
                         }
                     }

@@ -10,7 +10,7 @@ mod tiles;
 pub(super) use few::few;
 pub(super) use tiles::{pack_weights, tile};
 
-use super::format::{Format, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+use super::format::{Format, Iq4Nl, Iq4Xs, Mxfp4, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use super::isa::Isa;
 use super::view::{Rows, Strided};
 use crate::quant::act::Acts;
@@ -71,9 +71,14 @@ pub(super) unsafe fn linear<I: Isa>(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>,
             TensorType::Q5_0 => linear_of::<I, Q5_0>(w, x, y, buffers),
             TensorType::Q5_1 => linear_of::<I, Q5_1>(w, x, y, buffers),
             TensorType::Q8_0 => linear_of::<I, Q8_0>(w, x, y, buffers),
+            TensorType::Q2K => linear_of::<I, Q2K>(w, x, y, buffers),
+            TensorType::Q3K => linear_of::<I, Q3K>(w, x, y, buffers),
             TensorType::Q4K => linear_of::<I, Q4K>(w, x, y, buffers),
             TensorType::Q5K => linear_of::<I, Q5K>(w, x, y, buffers),
             TensorType::Q6K => linear_of::<I, Q6K>(w, x, y, buffers),
+            TensorType::Iq4Nl => linear_of::<I, Iq4Nl>(w, x, y, buffers),
+            TensorType::Iq4Xs => linear_of::<I, Iq4Xs>(w, x, y, buffers),
+            TensorType::Mxfp4 => linear_of::<I, Mxfp4>(w, x, y, buffers),
             TensorType::F32 | TensorType::F16 | TensorType::BF16 => unreachable!("the type was checked"),
         }
     }
@@ -136,6 +141,50 @@ fn excess<I: Isa, F: Format>(sum: i32) -> i32 {
 /// Whether that is ever anything.
 const fn exceeds<I: Isa, F: Format>() -> bool {
     if F::PEAK.is_some() { F::EXCESS != 0 } else { I::BIAS != 0 }
+}
+
+/// Whether both halves' sums, and so their products with scales, can be taken as pairs of `i16`.
+const fn in_pairs<F: Format>() -> bool {
+    let largest = match F::PEAK {
+        Some(peak) if peak - F::EXCESS > F::EXCESS => peak - F::EXCESS,
+        Some(_) => F::EXCESS,
+        None => 128,
+    };
+    F::HALVES && 16 * 127 * largest <= i16::MAX as i32
+}
+
+/// Both halves' scales as [`weigh`] takes them: as they are, or twice the pair.
+///
+/// # Safety
+/// As [`Isa`] says.
+#[inline(always)]
+unsafe fn half_scales<I: Isa, F: Format>(head: F::Head<I>, part: usize) -> [I::Ints; 2] {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let scales = F::halves::<I>(head, part);
+        if in_pairs::<F>() { [I::pair_i16(scales[0], scales[1]); 2] } else { scales }
+    }
+}
+
+/// Σ of both halves' sums times their scales.
+///
+/// # Safety
+/// As [`Isa`] says.
+#[inline(always)]
+unsafe fn weigh<I: Isa, F: Format>(sums: [I::Ints; 2], scales: [I::Ints; 2]) -> I::Ints {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        if in_pairs::<F>() {
+            return I::dot_i16(I::pair_i16(sums[0], sums[1]), scales[0]);
+        }
+        I::add_i32(I::mul_i32(sums[0], scales[0]), I::mul_i32(sums[1], scales[1]))
+    }
+}
+
+/// The sums of the halves of a block of activations as a pair of `i16`, in which they lie: at most 16·127.
+#[inline(always)]
+fn sum_pair(sums: [i32; 2]) -> i32 {
+    sums[0] & 0xffff | sums[1] << 16
 }
 
 /// The quants of a part of a group's blocks at `p`: every fourth row in each pair of vectors, values 0..16 in the

@@ -3,7 +3,7 @@
 use super::super::format::Format;
 use super::super::isa::Isa;
 use super::super::view::{Rows, Strided};
-use super::{Buffers, Line, Outputs, excess, groups, load_quants, prefetch};
+use super::{Buffers, Line, Outputs, excess, groups, half_scales, in_pairs, load_quants, prefetch, sum_pair, weigh};
 use crate::quant::act::{Acts, BLOCK};
 use std::ops::Range;
 
@@ -16,21 +16,42 @@ const SMALL_PANEL: usize = 4;
 /// Bytes of packed activations that stay in the second-level cache while all weights pass by.
 const PANELS_BYTES: usize = 512 << 10;
 
-/// Bytes of an activation row's share of a panel block: its quants, scale, and offset or both halves' offsets.
-const fn panel_row<F: Format>() -> usize {
-    if F::HALVES { BLOCK + 12 } else { BLOCK + 8 }
+/// Whether a panel has an offset for each half.
+const fn offsets_in_halves<F: Format>() -> bool {
+    F::HALVES && !F::MINIMUM
 }
 
-/// Bytes of a weight row's share of a tile block: its quants, scale, and minimum or the halves' scales where the
-/// format has them.
-const fn tile_row<F: Format>() -> usize {
-    if F::HALVES {
-        BLOCK + 12
-    } else if F::MINIMUM {
-        BLOCK + 8
+/// Bytes of an activation row's share of a panel block: its quants, scale, and offset or both halves' offsets.
+const fn panel_row<F: Format>() -> usize {
+    if offsets_in_halves::<F>() { BLOCK + 12 } else { BLOCK + 8 }
+}
+
+/// Words of a weight row's share of a tile block that its halves' scales take.
+const fn half_words<F: Format>() -> usize {
+    if in_pairs::<F>() {
+        1
+    } else if F::HALVES {
+        2
     } else {
-        BLOCK + 4
+        0
     }
+}
+
+/// Bytes of a weight row's share of a tile block: its quants, and words for its scale and, where the format has them,
+/// for its minimum, the halves' scales, and the halves' minimums.
+const fn tile_row<F: Format>() -> usize {
+    let minimum = F::MINIMUM as usize + (F::MINIMUM && F::HALVES) as usize;
+    BLOCK + 4 * (1 + minimum + half_words::<F>())
+}
+
+/// Where the words of a tile block at `tile` begin: the scales, the minimums, the halves' scales and their minimums.
+/// Those that the format does not have are not to be read.
+#[inline(always)]
+fn words_of<I: Isa, F: Format>(tile: *mut u8) -> (*mut f32, *mut f32, *mut i32, *mut i32) {
+    let scales = tile.wrapping_add(BLOCK * I::LANES).cast::<f32>();
+    let minimums = scales.wrapping_add(I::LANES);
+    let halves = scales.wrapping_add(I::LANES * (1 + F::MINIMUM as usize)).cast::<i32>();
+    (scales, minimums, halves, halves.wrapping_add(I::LANES * half_words::<F>()))
 }
 
 /// All rows of `w` times many activation rows: panels of activations that fit the cache, times tiles.
@@ -83,7 +104,7 @@ fn bytes_of(lines: &mut Vec<Line>, len: usize) -> &mut [u8] {
 
 /// Packs up to `R` rows of `x`, from `first` on, into a panel: for each block, quads of quants [8][R][4], the
 /// scales [R], and the offsets [R], which are d·Σq where the format has minimums and else −excess, of both halves
-/// [2][R] where these have scales. Rows that do not exist become zeros.
+/// [2][R] where these have scales; where these have both, the offset is the pair of their Σq. Rows that do not exist become zeros.
 fn pack_panel<I: Isa, F: Format, const R: usize>(x: &Acts, first: usize, panel: &mut [u8]) {
     let block_bytes = R * panel_row::<F>();
     for r in 0..R {
@@ -103,7 +124,9 @@ fn pack_panel<I: Isa, F: Format, const R: usize>(x: &Acts, first: usize, panel: 
             }
             quads[8 * R + r] = d.to_ne_bytes();
             let sum = sums[0] + sums[1];
-            let offsets = if F::HALVES {
+            let offsets = if F::HALVES && F::MINIMUM {
+                [sum_pair(*sums).to_ne_bytes(); 2]
+            } else if F::HALVES {
                 sums.map(|sum| (-excess::<I, F>(sum)).to_ne_bytes())
             } else if F::MINIMUM {
                 [(d * sum as f32).to_ne_bytes(); 2]
@@ -111,7 +134,7 @@ fn pack_panel<I: Isa, F: Format, const R: usize>(x: &Acts, first: usize, panel: 
                 [(-excess::<I, F>(sum)).to_ne_bytes(); 2]
             };
             quads[9 * R + r] = offsets[0];
-            if F::HALVES {
+            if offsets_in_halves::<F>() {
                 quads[10 * R + r] = offsets[1];
             }
         }
@@ -119,8 +142,7 @@ fn pack_panel<I: Isa, F: Format, const R: usize>(x: &Acts, first: usize, panel: 
 }
 
 /// Unpacks a group of weight rows, `stride` bytes apart, into a tile: for each block, quads of quants
-/// [8][LANES][4], the scales [LANES] and, where the format has them, the minimums [LANES] or the halves' integer
-/// scales [2][LANES]. `blocks` counts parts of 32 values.
+/// [8][LANES][4], and the words that [`words_of`] finds. `blocks` counts parts of 32 values.
 ///
 /// # Safety
 /// As [`Isa`] says; `w` can be read for LANES rows, `tile` written for `blocks · LANES · tile_row` bytes.
@@ -147,15 +169,20 @@ pub(in crate::cpu::simd) unsafe fn pack_weights<I: Isa, F: Format>(
                     I::store(tile.add((k + 4) * 4 * I::LANES), high);
                 }
                 let [scale, minimum] = F::scales::<I>(head, part);
-                let scales = tile.add(BLOCK * I::LANES).cast::<f32>();
+                let (scales, minimums, halves, taken) = words_of::<I, F>(tile);
                 I::store_f32(scales, scale);
                 if F::MINIMUM {
-                    I::store_f32(scales.add(I::LANES), minimum);
+                    I::store_f32(minimums, minimum);
                 }
                 if F::HALVES {
-                    let [first, second] = F::halves::<I>(head, part);
-                    I::store_i32(scales.add(I::LANES).cast(), first);
-                    I::store_i32(scales.add(2 * I::LANES).cast(), second);
+                    let [first, second] = half_scales::<I, F>(head, part);
+                    I::store_i32(halves, first);
+                    if !in_pairs::<F>() {
+                        I::store_i32(halves.add(I::LANES), second);
+                    }
+                }
+                if F::HALVES && F::MINIMUM {
+                    I::store_i32(taken, F::minimums::<I>(head, part));
                 }
             }
         }
@@ -217,14 +244,14 @@ pub(in crate::cpu::simd) unsafe fn tile<I: Isa, F: Format, const R: usize>(
             let panel = panel.add(b * R * panel_row::<F>());
             let x_scales = panel.add(BLOCK * R).cast::<f32>();
             let x_offsets = x_scales.add(R);
-            let scales = tile.add(BLOCK * I::LANES).cast::<f32>();
+            let (scales, minimums, halves, taken) = words_of::<I, F>(tile.cast_mut());
             let mut dots;
             if F::HALVES {
                 dots = tile_dots::<I, F, R>(tile, panel, 0..4, x_offsets.cast());
                 let second = tile_dots::<I, F, R>(tile, panel, 4..8, x_offsets.add(R).cast());
-                let by = [I::load_i32(scales.add(I::LANES).cast()), I::load_i32(scales.add(2 * I::LANES).cast())];
+                let by = [I::load_i32(halves), I::load_i32(halves.add(I::LANES * (half_words::<F>() - 1)))];
                 for r in 0..R {
-                    dots[r] = I::add_i32(I::mul_i32(dots[r], by[0]), I::mul_i32(second[r], by[1]));
+                    dots[r] = weigh::<I, F>([dots[r], second[r]], by);
                 }
             } else {
                 dots = tile_dots::<I, F, R>(tile, panel, 0..8, x_offsets.cast());
@@ -232,8 +259,12 @@ pub(in crate::cpu::simd) unsafe fn tile<I: Isa, F: Format, const R: usize>(
             let scale = I::load_f32(scales);
             for r in 0..R {
                 acc[r] = I::fma(I::to_f32(dots[r]), I::mul(scale, I::splat_f32(*x_scales.add(r))), acc[r]);
-                if F::MINIMUM {
-                    acc[r] = I::fma(I::load_f32(scales.add(I::LANES)), I::splat_f32(*x_offsets.add(r)), acc[r]);
+                if F::MINIMUM && F::HALVES {
+                    let taken = I::dot_i16(I::load_i32(taken), I::splat_i32(*x_offsets.cast::<i32>().add(r)));
+                    let by = I::mul(I::load_f32(minimums), I::splat_f32(*x_scales.add(r)));
+                    acc[r] = I::fma(I::to_f32(taken), by, acc[r]);
+                } else if F::MINIMUM {
+                    acc[r] = I::fma(I::load_f32(minimums), I::splat_f32(*x_offsets.add(r)), acc[r]);
                 }
             }
         }
