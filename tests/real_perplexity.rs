@@ -1,5 +1,5 @@
-//! The program's perplexity and divergence against llama-perplexity's (tests/data/llama-cpp says how those were made), on
-//! the real model that `COTVALVE_TEST_MODEL` names, a file SmolLM2-135M-Instruct.Q4_1.gguf.
+//! The program's perplexity and divergence against llama-perplexity's (tests/data/llama-cpp says how those were made),
+//! on the real model that `COTVALVE_TEST_MODEL` names, a file SmolLM2-135M-Instruct.Q4_1.gguf.
 
 #![cfg(feature = "cli")]
 
