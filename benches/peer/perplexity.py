@@ -8,8 +8,8 @@
 Makes the files with llama-quantize from the model's weights as F32, from SmolLM2's and from the same function with rows
 of 768 (padded.py). Both programs measure each file against the log-probabilities that llama-perplexity saved of its F32
 file. The text is problems of GSM8K, "question \\n answer \\n\\n"; without --problems the committed ones. A table goes
-to standard output as it grows, and JSON to ../results/. Exits with 1 if our perplexity of a file lies more than 0.5 %
-above llama.cpp's.
+to standard output as it grows, and JSON to ../results/, beside the rows of other types that are there. Exits with 1 if
+our perplexity of a file lies more than 0.5 % above llama.cpp's.
 
 --write makes tests/data/llama-cpp/perplexity.json instead: what llama-perplexity says of the committed problems.
 """
@@ -138,6 +138,19 @@ def measure(args, text):
     return rows
 
 
+def write_results(path, facts, rows):
+    """Writes the rows; what a file that is there has of other models and types stays, if it is of the same text."""
+    kept = json.loads(path.read_text()) if path.exists() else {"facts": facts, "rows": []}
+    if kept["facts"] != facts:
+        sys.exit(f"{path} is of something else: {kept['facts']}, and not {facts}")
+    measured = {(row["model"], row["type"]) for row in rows}
+    rows = [row for row in kept["rows"] if (row["model"], row["type"]) not in measured] + rows
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1) + "\n")
+    part.rename(path)
+    return path
+
+
 def fixture(args, text):
     """What llama-perplexity says of the text: exactly, in strides, and of the quantized file beside its F32."""
     source, cases = peer.float_model(args.model, "q4_1"), []
@@ -154,7 +167,8 @@ def fixture(args, text):
         base, flags = Path(scratch) / "base", ["-c", 512, "--chunks", 2]
         exact = running(peer_says("-m", source, "-f", text, *EXACT, *flags, "--kl-divergence-base", base))
         said = peer_says("-m", args.model, "--kl-divergence-base", base, "--kl-divergence")
-    beside = {"flags": [str(flag) for flag in flags], "base_running": exact, "base_ppl": number(said, r"Mean PPL\(base\)")[0], **divergence(said)}
+    beside = {"flags": [str(flag) for flag in flags], "base_running": exact,
+              "base_ppl": number(said, r"Mean PPL\(base\)")[0], **divergence(said)}
     facts = {"llama_cpp": peer.version(), "model": args.model.name,
              "model_sha256": hashlib.sha256(args.model.read_bytes()).hexdigest()}
     lines = ",\n".join(json.dumps(case) for case in cases)
@@ -186,8 +200,7 @@ def main():
     facts = {"llama_cpp": peer.version(), "model": args.model.name, "problems": len(problems), "chunks": args.chunks,
              "text_sha256": hashlib.sha256(text_of(problems).encode()).hexdigest()}
     out = args.out or peer.HERE.parent / "results" / f"perplexity-{datetime.date.today()}.json"
-    out.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1) + "\n")
-    print(out)
+    print(write_results(out, facts, rows))
     if any(row["ppl_ratio"] > WORSE for row in rows):
         sys.exit("a perplexity above llama.cpp's")
 
