@@ -16,6 +16,8 @@ mod chat;
 mod files;
 #[path = "cli/interrupt.rs"]
 mod interrupt;
+#[path = "cli/perplexity.rs"]
+mod perplexity;
 #[path = "cli/quantize.rs"]
 mod quantize;
 #[path = "cli/run.rs"]

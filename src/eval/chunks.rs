@@ -40,8 +40,8 @@ impl Chunks {
     /// in place of every chunk's first; with strides only the text's own beginning has it, as in llama.cpp.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a `context` or `stride` out of range and a text of less than two chunks;
-    /// [`Error::Unsupported`] for a model that ends its texts with a token of its own.
+    /// [`Error::Argument`] for a `context` or `stride` out of range and a text of less than two chunks, with strides of
+    /// one; [`Error::Unsupported`] for a model that ends its texts with a token of its own.
     pub fn new(model: &Model, text: &str, cut: Cut) -> Result<Self> {
         let Cut { context, stride, chunks } = cut;
         if context < CONTEXT_MIN {
@@ -58,8 +58,10 @@ impl Chunks {
             return Err(Error::unsupported(model.path(), "perplexity of a model that ends every text with a token"));
         }
         let tokens = model.tokenizer().encode(text, false, true)?;
-        if tokens.len() / 2 < context {
-            let reason = format!("{} tokens; two chunks of {context} are the least", tokens.len());
+        // With strides the last chunk begins before the text's last `context` tokens.
+        let least = if stride.is_some() { context.saturating_add(1) } else { context.saturating_mul(2) };
+        if tokens.len() < least {
+            let reason = format!("{} tokens; {least} are the least for chunks of {context}", tokens.len());
             return Err(Error::argument("file", reason));
         }
         let (step, first, bos) = match stride {

@@ -4,6 +4,8 @@ use super::chunks::Chunks;
 use super::rows::map_rows;
 use crate::engine::{Engine, Session};
 use crate::error::{Error, Result};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What came out of each scored position of a chunk, in order.
 pub type ChunkScores<T> = Vec<T>;
@@ -14,6 +16,7 @@ pub struct Scorer<'a> {
     chunks: &'a Chunks,
     /// Threads for the work on logits.
     threads: usize,
+    stop: Arc<AtomicBool>,
 }
 
 impl<'a> Scorer<'a> {
@@ -24,7 +27,12 @@ impl<'a> Scorer<'a> {
             let reason = format!("{} tokens of a chunk; {} fit a session", chunks.context(), engine.context());
             return Err(Error::argument("ctx-size", reason));
         }
-        Ok(Self { engine, chunks, threads })
+        Ok(Self { engine, chunks, threads, stop: Arc::default() })
+    }
+
+    /// From when `stop` is set, reading ends with [`Error::Cancelled`] after the step that is under way.
+    pub fn stopped_by(self, stop: Arc<AtomicBool>) -> Self {
+        Self { stop, ..self }
     }
 
     /// Reads the chunk `chunk(i)` with the i-th session, all together, and calls `f(i, row, logits)` for every scored
@@ -32,7 +40,7 @@ impl<'a> Scorer<'a> {
     /// `generation` what leads up to it is a prompt. Returns the results by session.
     ///
     /// # Errors
-    /// The engine's.
+    /// The engine's; [`Error::Cancelled`].
     pub fn score<T: Send>(
         &self,
         sessions: &mut [Session],
@@ -48,6 +56,9 @@ impl<'a> Scorer<'a> {
         let (vocab, first) = (self.engine.model().config().vocab, self.chunks.scored().start);
         let mut results: Vec<ChunkScores<T>> = sessions.iter().map(|_| Vec::new()).collect();
         self.engine.score(sessions, first, |session, position, logits| {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Error::Cancelled);
+            }
             let row = position - first;
             results[session].extend(map_rows(self.threads, logits, vocab, |i, logits| f(session, row + i, logits)));
             Ok(())

@@ -115,3 +115,31 @@ fn ctrl_c_ends_a_bench_with_what_it_has() {
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!(said, "valve: stopped: 1 of 2 tests are complete\n");
 }
+
+#[test]
+fn ctrl_c_ends_a_perplexity_with_what_it_has_and_no_part_of_a_file() {
+    let folder = Folder::new();
+    let text = folder.write("text", "the hint and the ring\n".repeat(200_000));
+    let base = folder.path("base");
+    for (save, code) in [(&[][..], 0), (&["--save-logits", &base][..], 1)] {
+        let args = [&["-c", "32", "-f", &text], save].concat();
+        let mut child = folder.command("perplexity", &args).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut said = Vec::new();
+        stdout.read_until(b',', &mut said).unwrap();
+        interrupt(&child);
+        stdout.read_to_end(&mut said).unwrap();
+        assert_eq!(wait(&mut child).code(), Some(code));
+        let said = String::from_utf8(said).unwrap();
+        let (chunks, end) = said.split_once('\n').unwrap();
+        assert!(end.starts_with("Final estimate: PPL = "), "{end}");
+        let mut complaint = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut complaint).unwrap();
+        let stopped = format!("valve: stopped after {} of ", chunks.matches(',').count());
+        assert!(complaint.starts_with(&stopped), "{complaint}");
+        assert_eq!(complaint.contains("save-logits: "), code == 1, "{complaint}");
+        let mut names: Vec<_> = std::fs::read_dir(folder.path("")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["a.gguf", "b.gguf", "model.gguf", "text"]);
+    }
+}

@@ -12,7 +12,10 @@ use cotvalve::eval::{
     BaseFile, BaseRow, BaseWriter, Chunks, Cut, Divergence, Moments, Scorer, negative_log_likelihood,
 };
 use cotvalve::valve::Dial;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[derive(Args)]
 #[command(mut_arg("context", |arg| arg.default_value("512").help("Tokens of a chunk")))]
@@ -109,17 +112,19 @@ impl Perplexity {
             let code = coded.then(|| BaseWriter::code(logits));
             (negative_log_likelihood(logits, chunks.targets(chunk)[row]), code)
         };
-        self.each_chunk(&loaded, &chunks, row, |chunk, rows| {
+        let ended = self.each_chunk(&loaded, &chunks, row, |chunk, rows| {
             for (value, code) in rows {
                 nll.add(value);
                 out.as_mut().zip(code).map_or(Ok(()), |(out, code)| out.row(&code))?;
             }
             estimates.push(nll.mean());
             self.say(&words::chunk(self.ppl_output_type, chunk, chunks.step(), nll.mean()))
-        })?;
-        out.map_or(Ok(()), BaseWriter::finish)?;
+        });
+        unless_stopped(ended, estimates.len(), &chunks)?;
         self.say(&words::estimate(self.ppl_output_type, nll.mean()))?;
-        self.report(|| words::estimate_json(&self.facts(&loaded, &chunks), &estimates, &nll))
+        self.report(|| words::estimate_json(&self.facts(&loaded, &chunks, estimates.len()), &estimates, &nll))?;
+        // Of a file that is not whole nothing is left.
+        out.map_or(Ok(()), BaseWriter::finish)
     }
 
     fn divergence(&self, base: &BaseFile) -> Result<()> {
@@ -132,13 +137,15 @@ impl Perplexity {
         };
         let (mut sums, mut estimates) = (Divergence::default(), Vec::new());
         self.say(words::DIVERGENCE_HEAD)?;
-        self.each_chunk(&loaded, &chunks, row, |chunk, rows| {
+        let ended = self.each_chunk(&loaded, &chunks, row, |chunk, rows| {
             rows.into_iter().try_for_each(|row| row.map(|row| sums.add(&row)))?;
             estimates.push(words::chunk_divergence_json(&sums));
             self.say(&words::chunk_divergence(chunk, &sums))
-        })?;
+        });
+        let done = estimates.len();
+        unless_stopped(ended, done, &chunks)?;
         self.say(&words::divergence(&sums))?;
-        self.report(|| words::divergence_json(&self.facts(&loaded, &chunks), estimates, &sums))
+        self.report(|| words::divergence_json(&self.facts(&loaded, &chunks, done), estimates, &sums))
     }
 
     /// Every chunk once with the valves closed, then with each opening, the openings side by side.
@@ -149,7 +156,6 @@ impl Perplexity {
             return Err(Error::Argument { name: "alphas", reason: "there is no valve to turn".into() });
         }
         let chunks = self.cut(&loaded, context)?;
-        let scorer = Scorer::new(&loaded.engine, &chunks, self.model.threads)?;
         let mut open = Vec::with_capacity(self.alphas.len());
         for alpha in &self.alphas {
             loaded.dial = Dial::constant(*alpha)?;
@@ -158,8 +164,13 @@ impl Perplexity {
         (loaded.dial, loaded.parts) = (Dial::constant(0.0)?, Vec::new());
         loaded.own.fill(None);
         let mut closed = [loaded.session()?];
-        let mut sums = vec![Divergence::default(); self.alphas.len()];
-        for chunk in 0..chunks.count() {
+        let scorer = self.scorer(&loaded, &chunks)?;
+        let (mut sums, mut done) = (vec![Divergence::default(); self.alphas.len()], 0);
+        let shown = std::io::stderr().is_terminal();
+        let ended = (0..chunks.count()).try_for_each(|chunk| {
+            if shown {
+                eprint!("\r{chunk} of {} chunks", chunks.count());
+            }
             let base = scorer.score(&mut closed, |_| chunk, |_, _, logits| logits.to_vec())?.concat();
             let rows = scorer.score(
                 &mut open,
@@ -167,9 +178,23 @@ impl Perplexity {
                 |_, row, logits| BaseRow::Logits(&base[row]).divergence(logits, chunks.targets(chunk)[row]),
             )?;
             sums.iter_mut().zip(&rows).for_each(|(sums, rows)| rows.iter().for_each(|row| sums.add(row)));
+            done = chunk + 1;
+            Ok(())
+        });
+        if shown {
+            eprint!("\r\x1b[K");
         }
+        unless_stopped(ended, done, &chunks)?;
         self.say(&words::sweep(&self.alphas, &sums))?;
-        self.report(|| words::sweep_json(&self.facts(&loaded, &chunks), &self.alphas, &sums))
+        self.report(|| words::sweep_json(&self.facts(&loaded, &chunks, done), &self.alphas, &sums))
+    }
+
+    /// Reads chunks until Ctrl-C.
+    fn scorer<'a>(&self, loaded: &'a Loaded, chunks: &'a Chunks) -> Result<Scorer<'a>> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        super::on_interrupt(move || stopped.store(true, Ordering::Relaxed));
+        Ok(Scorer::new(&loaded.engine, chunks, self.model.threads)?.stopped_by(stop))
     }
 
     /// `row(chunk, row, logits)` for all scored positions, chunks side by side; then `each(chunk, rows)` in order.
@@ -180,7 +205,7 @@ impl Perplexity {
         row: impl Fn(usize, usize, &[f32]) -> T + Sync,
         mut each: impl FnMut(usize, Vec<T>) -> Result<()>,
     ) -> Result<()> {
-        let scorer = Scorer::new(&loaded.engine, chunks, self.model.threads)?;
+        let scorer = self.scorer(loaded, chunks)?;
         let beside = self.beside(chunks.context()).min(chunks.count());
         let mut sessions = (0..beside).map(|_| loaded.session()).collect::<Result<Vec<Session>>>()?;
         for first in (0..chunks.count()).step_by(beside) {
@@ -191,14 +216,14 @@ impl Perplexity {
         Ok(())
     }
 
-    /// What the numbers are of.
-    fn facts(&self, loaded: &Loaded, chunks: &Chunks) -> words::Facts {
+    /// What the numbers are of: `done` of the chunks.
+    fn facts(&self, loaded: &Loaded, chunks: &Chunks, done: usize) -> words::Facts {
         words::Facts {
             model: loaded.engine.model().path().display().to_string(),
             alpha: (!loaded.valves.is_empty() && self.alphas.is_empty()).then(|| loaded.alpha()),
             context: chunks.context(),
             stride: self.stride(),
-            chunks: chunks.count(),
+            chunks: done,
         }
     }
 
@@ -209,5 +234,16 @@ impl Perplexity {
 
     fn report(&self, json: impl FnOnce() -> serde_json::Value) -> Result<()> {
         if self.json { super::print(&format!("{}\n", json())) } else { Ok(()) }
+    }
+}
+
+/// After Ctrl-C the numbers are those of the chunks that were read, if there are any.
+fn unless_stopped(ended: Result<()>, done: usize, chunks: &Chunks) -> Result<()> {
+    match ended {
+        Err(Error::Cancelled) if done > 0 => {
+            eprintln!("valve: stopped after {done} of {} chunks", chunks.count());
+            Ok(())
+        }
+        ended => ended,
     }
 }
