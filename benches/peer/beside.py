@@ -3,11 +3,12 @@
 
 Both engines stay loaded and are asked in turn, the one not asked asleep. A round takes every sample once, the order
 turning from round to round, and its ratios are of samples of one round. A sample during which any other process used
-the CPU is taken again. Every part writes what it has to benches/results/peer-DATE.json as it goes; tables (.md) and a
-chart (.svg) follow at the end.
+the CPU is taken again. Samples and settings (.json), tables (.md) and a chart (.svg) go to benches/results/peer-DATE
+and are written anew with every row, so that what was measured is there whenever a run ends.
 """
 import argparse
 import datetime
+import json
 import subprocess
 import sys
 import time
@@ -32,7 +33,7 @@ def parse():
     args.add_argument("--valve", type=Path, metavar="BIN", help="the program; built if not given")
     args.add_argument("--smollm2", type=Path, metavar="FILE",
                       help="SmolLM2's Q4_1 file, which the other types are made of; else pulled")
-    args.add_argument("--types", nargs="+", metavar="TYPE", default=peer.TYPES, choices=peer.TYPES,
+    args.add_argument("--types", nargs="+", metavar="TYPE", choices=peer.TYPES,
                       help=f"of {' '.join(peer.TYPES)}, as far as both engines load them (all)")
     args.add_argument("--model", type=Path, metavar="FILE", action="append", default=[],
                       help="this file, not SmolLM2's; repeatable")
@@ -51,7 +52,11 @@ def parse():
     args.add_argument("--isa", help="llama.cpp's libggml-cpu-ISA.so, such as haswell; else its own choice")
     args.add_argument("--simd", help="COTVALVE_SIMD of valve, such as avx2")
     args.add_argument("--out", type=Path, help="the folder of the report")
-    return args.parse_args()
+    args = args.parse_args()
+    args.types = args.types or (QUICK_TYPES if args.quick else peer.TYPES)
+    if args.quick:
+        args.rounds, args.tries, args.foreign = 2, 1, -1.0
+    return args
 
 
 def build():
@@ -59,7 +64,7 @@ def build():
     subprocess.run(["cargo", "build", "--locked", "--release"], cwd=ROOT, check=True)
     command = ["cargo", "metadata", "--no-deps", "--format-version", "1"]
     metadata = subprocess.run(command, cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE).stdout
-    return Path(reports.json.loads(metadata)["target_directory"]) / "release" / "valve"
+    return Path(json.loads(metadata)["target_directory"]) / "release" / "valve"
 
 
 def pull(valve):
@@ -109,7 +114,16 @@ def begin(args, bench, date):
             "valve": valve_version(args.valve), "llama.cpp": {"version": peer.version(), "libraries": libraries},
             "settings": settings, "limits": limits(bench.engines, file),
             "files": {name: lora.facts(path) for name, path in bench.files.items()},
-            "seconds": {}, "skipped": bench.skipped, "parts": {}}
+            "complete": False, "seconds": {}, "skipped": bench.skipped, "parts": {}}
+
+
+def publish(report, stem):
+    """Writes all three files, and returns the tables."""
+    text = reports.text(report)
+    reports.write(stem.with_name(stem.name + ".json"), reports.json_text(report))
+    reports.write(stem.with_name(stem.name + ".md"), text)
+    reports.write(stem.with_name(stem.name + ".svg"), chart.svg(report))
+    return text
 
 
 def measure(report, bench, parts, stem):
@@ -120,16 +134,13 @@ def measure(report, bench, parts, stem):
         for row in PARTS[name][0](bench):
             rows.append(row)
             report["seconds"][name] = round(time.monotonic() - started, 1)
-            reports.write_json(stem, report)
+            publish(report, stem)
             ratio = reports.cell(row["ratios"][reports.OURS])
             print(f"  {row['file']}, {row['test']}: {reports.OURS} {ratio}", file=sys.stderr, flush=True)
 
 
 def main():
     args = parse()
-    if args.quick:
-        args.types = [kind for kind in args.types if kind in QUICK_TYPES] or args.types[:2]
-        args.rounds, args.tries, args.foreign = 2, 1, -1.0
     args.valve = args.valve or build()
     skipped, date = [], datetime.datetime.now(datetime.timezone.utc)
     files = model_files(args, skipped)
@@ -147,11 +158,8 @@ def main():
     except EngineError as error:
         sys.exit(f"{base}: {error}")
     measure(report, bench, selected(args), stem)
-    reports.write_json(stem, report)
-    text = reports.text(report)
-    reports.write(stem.with_name(stem.name + ".md"), text)
-    reports.write(stem.with_name(stem.name + ".svg"), chart.svg(report))
-    print(text)
+    report["complete"] = True
+    print(publish(report, stem))
     print(f"{stem}.json, .md and .svg", file=sys.stderr)
 
 

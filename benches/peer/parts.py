@@ -74,8 +74,10 @@ class Bench:
                 warm(file)
                 yield from measure_file(name, file)
             except EngineError as error:
-                self.skipped.append({"file": name, "reason": str(error)})
-                print(f"skipped {name}: {error}", file=sys.stderr, flush=True)
+                # A report does not name the folders of its machine.
+                reason = str(error).replace(f"{Path(file).parent}/", "")
+                self.skipped.append({"file": name, "reason": reason})
+                print(f"skipped {name}: {reason}", file=sys.stderr, flush=True)
 
     def base_rows(self, measure_file):
         """Rows of the base file alone."""
@@ -84,7 +86,8 @@ class Bench:
 
 
 def types(bench):
-    """Prefill and decode of every file."""
+    """Prefill and decode of every file; in parentheses the share of the machine's limit, of bytes read when decoding,
+    of int8 operations in a prefill."""
     def rows(name, file):
         with ExitStack() as open_:
             ours, theirs = bench.pair(open_, file)
@@ -94,7 +97,8 @@ def types(bench):
 
 
 def ranks(bench):
-    """An adapter that is on: each engine beside itself without one, and both beside each other."""
+    """An adapter that is on: each engine beside itself without one, and both beside each other. The bound is what would
+    be kept if nothing but the adapter's own bytes (tg) or multiply-adds (pp) cost anything."""
     def rows(name, file):
         for rank in bench.sizes.ranks:
             adapter = lora.random_adapter(file, rank)
@@ -139,7 +143,8 @@ def turn(bench):
 
 
 def together(bench):
-    """Sequences that decode at once: without an adapter, at one α, at an α each."""
+    """Sequences that decode at once: without an adapter, at one α, at an α each, which llama.cpp computes one after
+    another. valve draws its tokens, greedily; llama.cpp is given them."""
     def rows(name, file):
         adapter, n, most = lora.random_adapter(file, bench.sizes.rank), bench.sizes.together, max(bench.sizes.batches)
         settings = {"context": 4 * n, "parallel": most}

@@ -37,10 +37,12 @@ def row(test, median, less=False, n=3):
 
 def report(rows):
     return {"date": "2026-01-02T03:04:05+00:00", "quick": False, "settings": {"threads": 2}, "parts": {"types": rows},
+            "complete": False, "seconds": {"types": 61.2},
             "machine": {"cpu": "C & D", "cores": 2, "simd": ["avx2"], "memory_gib": 3.5, "kernel": "6.1"},
             "valve": {"version": "valve 0", "commit": "abc"}, "llama.cpp": {"version": "v1", "libraries": ["libx.so"]},
             "limits": {"set_bytes": 2e6, "read_bytes_per_s": 5e10, "int8_operations_per_s": 9e11},
-            "files": {"q4_0": {"name": "f.gguf", "bytes": 1000000, "tensors": "2 Q4_0"}},
+            "files": {"q4_0": {"name": "f.gguf", "bytes": 1000000, "tensors": "2 Q4_0", "weight_bytes": 5e9,
+                               "linears": [[100, 10], [50, 20]]}},
             "skipped": [{"file": "mxfp4", "reason": "not loaded"}]}
 
 
@@ -105,7 +107,7 @@ class ServerTest(unittest.TestCase):
 
             def rows(name, _):
                 if name == "a":
-                    raise EngineError("no")
+                    raise EngineError(f"no {file.name}")
                 yield name
             stderr, sys.stderr = sys.stderr, open(os.devnull, "w")
             try:
@@ -113,7 +115,7 @@ class ServerTest(unittest.TestCase):
             finally:
                 sys.stderr.close()
                 sys.stderr = stderr
-        self.assertEqual(bench.skipped, [{"file": "a", "reason": "no"}])
+        self.assertEqual(bench.skipped, [{"file": "a", "reason": f"no {Path(file.name).name}"}])
 
 
 class ReportTest(unittest.TestCase):
@@ -125,15 +127,23 @@ class ReportTest(unittest.TestCase):
 
     def test_a_report_says_what_was_skipped_and_where_it_was_made(self):
         text = reports.text(report([row("tg128", 1.5)]))
-        for words in ("50.0 GB/s", "libx.so", "threads: 2", "- mxfp4: not loaded", "2 Q4_0", PARTS["types"][1]):
+        for words in ("50.0 GB/s", "libx.so", "threads: 2", "types 61; **not finished**", "- mxfp4: not loaded",
+                      "2 Q4_0", PARTS["types"][1]):
             self.assertIn(words, text)
+
+    def test_shares_are_of_what_binds(self):
+        # 3 and 2 tokens/s of 5 GB at 50 GB/s; of 2 * 2000 operations at 9e11 a second.
+        tg, pp = (reports.of_limit(report([]), row(test, 1.5)) for test in ("tg128", "pp512"))
+        self.assertEqual(tg, {"valve": 0.3, "llama.cpp": 0.2})
+        self.assertAlmostEqual(pp["valve"] * 9e11, 3 * 4000)
+        self.assertIn("| 3 (30%) | 2 (20%) |", reports.text(report([row("tg128", 1.5)])))
 
     def test_no_report_is_written_over(self):
         with tempfile.TemporaryDirectory() as folder:
             names = []
             for _ in range(3):
                 stem = reports.free_stem(folder, "peer-x")
-                reports.write_json(stem, {})
+                reports.write(stem.with_name(stem.name + ".json"), reports.json_text({}))
                 names.append(stem.name)
             self.assertEqual(names, ["peer-x", "peer-x-2", "peer-x-3"])
             self.assertEqual(sorted(os.listdir(folder)), sorted(f"{name}.json" for name in names))
