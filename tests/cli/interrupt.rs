@@ -113,5 +113,5 @@ fn ctrl_c_ends_a_bench_with_what_it_has() {
     assert_eq!(records.as_array().unwrap().len(), 1);
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    assert_eq!(said, "valve: stopped in test 2 of 2\n");
+    assert_eq!(said, "valve: stopped: 1 of 2 tests are complete\n");
 }

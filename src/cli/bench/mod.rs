@@ -182,7 +182,8 @@ impl Bench {
                 let measured = rig.measure(case, schedule, &mut say)?;
                 output.result(&rig, case, &measured, limits)?;
                 if stopper.is_stopped() {
-                    eprintln!("valve: stopped in test {number} of {}", cases.len());
+                    let complete = number - usize::from(measured.samples_ns.len() < self.repetitions);
+                    eprintln!("valve: stopped: {complete} of {} tests are complete", cases.len());
                     return Ok(());
                 }
             }
