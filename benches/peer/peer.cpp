@@ -5,22 +5,17 @@
 //   logits      --ids FILE --out FILE.npy          logits of every position, f32 [positions, vocab]; no BOS is added
 //   greedy      --prompts FILE.jsonl -n N [--eog]  one {"ids": [...], "margins": [...]} a prompt; --eog stops there
 //   tokenize    --text FILE [--whole] [--special]  one JSON array of ids a line, or one of the whole file
-//   bench       [--pp N] [--tg N]                  tokens/s of one prefill of N and of N single-token steps
-//   bench-serve                                    the same, asked for on stdin: "pp N", "tg N", "quit"
+//   bench-serve [--parallel N]                     speeds as asked for on stdin, in the words of `valve bench-serve`
 //   load        -p TEXT                            the first greedy token after TEXT, as soon as it is known
-//   requantize  --out FILE --type T --embd T       T: f32 f16 q4_0 q4_1 q5_0 q5_1 q8_0 q4_k_m
-//                                                  q5_k_m q6_k; norms stay f32
+//   requantize  --out FILE --type T --embd T       T: f32 f16 q4_0 q4_1 q5_0 q5_1 q8_0 q4_k_m q5_k_m q6_k q2_k q3_k_m
+//                                                  iq4_nl iq4_xs mxfp4; norms stay f32
 //
 // Settings: -t THREADS (2)  --fa on|off|auto (auto)  --kv f32|f16 (f16)  -c N_CTX (1024)  -b N_BATCH (2048)
-//   -ub N_UBATCH (512)  --repack on|off (on)  --lora FILE=SCALE (repeatable)
-#include "ggml-backend.h"
-#include "ggml-cpu.h"
-#include "llama.h"
+//   -ub N_UBATCH (512)  --repack on|off (on)  --lora FILE=SCALE (repeatable)  --valve FILE (an adapter that bench-serve
+//   turns)  --isa NAME (of a library libggml-cpu-NAME.so; without it llama.cpp chooses)
+#include "peer.h"
 
-#include <algorithm>
 #include <cctype>
-#include <chrono>
-#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -28,27 +23,8 @@
 #include <fstream>
 #include <iostream>
 #include <sstream>
-#include <stdexcept>
-#include <string>
-#include <utility>
-#include <vector>
 
 namespace {
-
-[[noreturn]] void fail(const std::string & what) { throw std::runtime_error(what); }
-
-double now_s() {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-struct Options {
-    std::string command, model, ids, prompts, text, out, type, embd;
-    int threads = 2, n_ctx = 1024, n_batch = 2048, n_ubatch = 512, n = 64, pp = 512, tg = 128;
-    bool eog = false, whole = false, special = false, repack = true;
-    llama_flash_attn_type fa = LLAMA_FLASH_ATTN_TYPE_AUTO;
-    ggml_type kv = GGML_TYPE_F16;
-    std::vector<std::pair<std::string, float>> loras;
-};
 
 int positive(const std::string & flag, const std::string & value) {
     char * end = nullptr;
@@ -70,7 +46,7 @@ std::pair<std::string, float> parse_lora(const std::string & value) {
 }
 
 Options parse(int argc, char ** argv) {
-    if (argc < 2) fail("usage: peer logits|greedy|tokenize|bench|bench-serve|load|requantize -m MODEL ...");
+    if (argc < 2) fail("usage: peer logits|greedy|tokenize|bench-serve|load|requantize -m MODEL ...");
     Options o;
     o.command = argv[1];
     for (int i = 2; i < argc; i++) {
@@ -86,14 +62,15 @@ Options parse(int argc, char ** argv) {
         else if (flag == "-b") o.n_batch = positive(flag, v);
         else if (flag == "-ub") o.n_ubatch = positive(flag, v);
         else if (flag == "-n") o.n = positive(flag, v);
-        else if (flag == "--pp") o.pp = positive(flag, v);
-        else if (flag == "--tg") o.tg = positive(flag, v);
         else if (flag == "-p" || flag == "--text") o.text = v;
         else if (flag == "--ids") o.ids = v;
         else if (flag == "--prompts") o.prompts = v;
         else if (flag == "--out") o.out = v;
         else if (flag == "--type") o.type = v;
         else if (flag == "--embd") o.embd = v;
+        else if (flag == "--parallel") o.parallel = positive(flag, v);
+        else if (flag == "--isa") o.isa = v;
+        else if (flag == "--valve") o.loras.emplace_back(v, 0.0f);
         else if (flag == "--lora") o.loras.push_back(parse_lora(v));
         else if (flag == "--repack") o.repack = choice<bool>(flag, v, {{"on", true}, {"off", false}});
         else if (flag == "--kv") o.kv = choice<ggml_type>(flag, v, {{"f32", GGML_TYPE_F32}, {"f16", GGML_TYPE_F16}});
@@ -132,111 +109,6 @@ void print_ids(const std::vector<llama_token> & ids) {
     for (size_t i = 0; i < ids.size(); i++) std::printf(i ? ", %d" : "%d", ids[i]);
     std::printf("]");
 }
-
-class Peer {
-public:
-    explicit Peer(const Options & o, bool vocab_only = false) : options(o) {
-        auto params = llama_model_default_params();
-        params.n_gpu_layers = 0;
-        params.use_extra_bufts = o.repack;
-        params.vocab_only = vocab_only;
-        model = llama_model_load_from_file(o.model.c_str(), params);
-        if (!model) fail(o.model + ": not loaded");
-        vocab = llama_model_get_vocab(model);
-        n_vocab = llama_vocab_n_tokens(vocab);
-        if (!vocab_only) open_context();
-    }
-    ~Peer() {
-        if (ctx) {
-            llama_free(ctx);
-            stop_pool(pool);
-        }
-        llama_model_free(model);
-    }
-    Peer(const Peer &) = delete;
-    Peer & operator=(const Peer &) = delete;
-
-    /// Gives the context its thread pool, as llama-bench does; without one, ggml starts threads for every graph.
-    void wake() { llama_attach_threadpool(ctx, pool, nullptr); }
-
-    /// The pool polls for about 0.1 s after a graph. Computing one token without it pauses it at once, so that a
-    /// waiting process leaves the cores alone.
-    void park() {
-        llama_detach_threadpool(ctx);
-        const llama_token id = 0;
-        clear();
-        decode(&id, 1);
-    }
-
-    void clear() { llama_memory_clear(llama_get_memory(ctx), false); }
-
-    /// Decodes `ids` after what the cache holds; logits of the last one only.
-    void decode(const llama_token * ids, int n) {
-        std::vector<llama_token> copy(ids, ids + n);
-        if (llama_decode(ctx, llama_batch_get_one(copy.data(), n))) fail("llama_decode failed");
-        llama_synchronize(ctx);
-    }
-
-    std::vector<llama_token> tokenize(const std::string & text) const {
-        std::vector<llama_token> ids(text.size() + 8);
-        const int room = (int) ids.size();
-        const int n = llama_tokenize(vocab, text.data(), (int) text.size(), ids.data(), room, false, options.special);
-        if (n < 0) fail("llama_tokenize failed");
-        ids.resize(n);
-        return ids;
-    }
-
-    /// The best id of the last logits, and how far the second best lies below it.
-    std::pair<llama_token, float> best() const {
-        const float * logits = llama_get_logits_ith(ctx, -1);
-        const llama_token top = (llama_token) (std::max_element(logits, logits + n_vocab) - logits);
-        float second = -INFINITY;
-        for (int i = 0; i < n_vocab; i++) if (i != top) second = std::max(second, logits[i]);
-        return {top, logits[top] - second};
-    }
-
-    const Options & options;
-    llama_model * model = nullptr;
-    llama_context * ctx = nullptr;
-    const llama_vocab * vocab = nullptr;
-    int n_vocab = 0;
-
-private:
-    ggml_threadpool * pool = nullptr;
-    decltype(ggml_threadpool_free) * stop_pool = nullptr;
-
-    void start_pool() {
-        auto * reg = ggml_backend_dev_backend_reg(ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU));
-        auto * start = (decltype(ggml_threadpool_new) *) ggml_backend_reg_get_proc_address(reg, "ggml_threadpool_new");
-        stop_pool = (decltype(ggml_threadpool_free) *) ggml_backend_reg_get_proc_address(reg, "ggml_threadpool_free");
-        if (!start || !stop_pool) fail("the CPU backend shows no thread pool");
-        auto params = ggml_threadpool_params_default(options.threads);
-        pool = start(&params);
-        wake();
-    }
-
-    void open_context() {
-        auto params = llama_context_default_params();
-        params.n_ctx = options.n_ctx;
-        params.n_batch = options.n_batch;
-        params.n_ubatch = options.n_ubatch;
-        params.n_threads = params.n_threads_batch = options.threads;
-        params.flash_attn_type = options.fa;
-        params.type_k = params.type_v = options.kv;
-        ctx = llama_init_from_model(model, params);
-        if (!ctx) fail("no context with these settings");
-        std::vector<llama_adapter_lora *> adapters;
-        std::vector<float> scales;
-        for (auto & [path, scale] : options.loras) {
-            adapters.push_back(llama_adapter_lora_init(model, path.c_str()));
-            if (!adapters.back()) fail(path + ": not loaded");
-            scales.push_back(scale);
-        }
-        if (!adapters.empty() && llama_set_adapters_lora(ctx, adapters.data(), adapters.size(), scales.data()))
-            fail("llama_set_adapters_lora failed");
-        start_pool();
-    }
-};
 
 void write_npy_header(FILE * f, size_t rows, size_t cols) {
     std::string header = "{'descr': '<f4', 'fortran_order': False, 'shape': (" + std::to_string(rows) + ", " +
@@ -313,44 +185,6 @@ void tokenize(const Peer & peer) {
     }
 }
 
-/// Tokens/s of one test, from an empty cache: "pp" decodes n ids at once, "tg" one after another.
-double tokens_per_s(Peer & peer, const std::string & test, int n) {
-    if (n > peer.options.n_ctx) fail("more tokens than n_ctx");
-    std::vector<llama_token> ids(n);
-    uint32_t state = 1;
-    for (auto & id : ids) {
-        state = state * 1664525u + 1013904223u;
-        id = (llama_token) (((uint64_t) state * (uint64_t) peer.n_vocab) >> 32);
-    }
-    peer.wake();
-    peer.clear();
-    peer.decode(ids.data(), test == "pp" ? std::min(n, 32) : 1);  // starts the threads and builds the graph, untimed
-    peer.clear();
-    const double start = now_s();
-    if (test == "pp") peer.decode(ids.data(), n);
-    else for (auto & id : ids) peer.decode(&id, 1);
-    return n / (now_s() - start);
-}
-
-void bench(Peer & peer) {
-    std::printf("pp%d %.3f\n", peer.options.pp, tokens_per_s(peer, "pp", peer.options.pp));
-    std::printf("tg%d %.3f\n", peer.options.tg, tokens_per_s(peer, "tg", peer.options.tg));
-}
-
-void bench_serve(Peer & peer) {
-    for (std::string line; std::getline(std::cin, line) && line != "quit";) {
-        std::istringstream words(line);
-        std::string test;
-        int n = 0;
-        const bool read = words >> test >> n && (test == "pp" || test == "tg") && n >= 1;
-        if (!read) fail("expected pp N, tg N or quit: " + line);
-        const double rate = tokens_per_s(peer, test, n);
-        peer.park();
-        std::printf("%.4f\n", rate);
-        std::fflush(stdout);
-    }
-}
-
 void load(Peer & peer) {
     const auto ids = peer.tokenize(peer.options.text);
     if (ids.empty()) fail("-p: no text");
@@ -374,13 +208,19 @@ void requantize(const Options & o) {
         {"q4_k_m", {LLAMA_FTYPE_MOSTLY_Q4_K_M, GGML_TYPE_Q6_K}},
         {"q5_k_m", {LLAMA_FTYPE_MOSTLY_Q5_K_M, GGML_TYPE_Q6_K}},
         {"q6_k", {LLAMA_FTYPE_MOSTLY_Q6_K, GGML_TYPE_Q6_K}},
+        {"q2_k", {LLAMA_FTYPE_MOSTLY_Q2_K, GGML_TYPE_Q2_K}},
+        {"q3_k_m", {LLAMA_FTYPE_MOSTLY_Q3_K_M, GGML_TYPE_Q3_K}},
+        {"iq4_nl", {LLAMA_FTYPE_MOSTLY_IQ4_NL, GGML_TYPE_IQ4_NL}},
+        {"iq4_xs", {LLAMA_FTYPE_MOSTLY_IQ4_XS, GGML_TYPE_IQ4_XS}},
+        {"mxfp4", {LLAMA_FTYPE_MOSTLY_MXFP4_MOE, GGML_TYPE_MXFP4}},
     };
     auto params = llama_model_quantize_default_params();
     params.nthread = o.threads;
     params.ftype = choice<std::pair<llama_ftype, ggml_type>>("--type", o.type, types).first;
     params.token_embedding_type = choice<std::pair<llama_ftype, ggml_type>>("--embd", o.embd, types).second;
     params.allow_requantize = true;
-    params.pure = false;
+    // The mix of that name gives MXFP4 to experts alone.
+    params.pure = o.type == "mxfp4";
     if (llama_model_quantize(o.model.c_str(), o.out.c_str(), &params)) fail("llama_model_quantize failed");
 }
 
@@ -390,7 +230,6 @@ void run(const Options & o) {
     if (o.command == "logits") logits(peer);
     else if (o.command == "greedy") greedy(peer);
     else if (o.command == "tokenize") tokenize(peer);
-    else if (o.command == "bench") bench(peer);
     else if (o.command == "bench-serve") bench_serve(peer);
     else if (o.command == "load") load(peer);
     else fail("unknown subcommand " + o.command);
@@ -400,12 +239,18 @@ void log_errors(ggml_log_level level, const char * text, void *) {
     if (level == GGML_LOG_LEVEL_ERROR || std::getenv("PEER_VERBOSE")) std::fputs(text, stderr);
 }
 
+void load_backend(const Options & o) {
+    if (o.isa.empty()) return ggml_backend_load_all_from_path(PEER_LIB_DIR);
+    const std::string path = PEER_LIB_DIR "/libggml-cpu-" + o.isa + ".so";
+    if (!ggml_backend_load(path.c_str())) fail("--isa: not loaded: " + path);
+}
+
 }  // namespace
 
 int main(int argc, char ** argv) try {
     const Options o = parse(argc, argv);
     llama_log_set(log_errors, nullptr);
-    ggml_backend_load_all_from_path(PEER_LIB_DIR);
+    load_backend(o);
     llama_backend_init();
     run(o);
     llama_backend_free();

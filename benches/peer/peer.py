@@ -13,7 +13,8 @@ MODELS = Path(os.environ.get("COTVALVE_PEER_MODELS") or CACHE / "models")
 # Truth: no fused attention, nothing rounded in the cache. One thread, because the barriers of two spin, and on a
 # machine with other work that costs far more than the second thread brings.
 TRUTH = ["--fa", "off", "--kv", "f32", "-t", "1"]
-TYPES = ("q4_1", "q4_0", "q8_0", "q5_0", "q5_1", "q4_k_m", "q5_k_m", "q6_k")
+TYPES = ("q4_0", "q4_1", "q8_0", "q5_0", "q5_1", "q4_k_m", "q5_k_m", "q6_k", "q2_k", "q3_k_m", "iq4_nl", "iq4_xs",
+         "mxfp4")
 
 
 def run_peer(*args, **kwargs):

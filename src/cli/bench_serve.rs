@@ -5,6 +5,7 @@
 //! ```text
 //! pp N                one prompt of N tokens from an empty cache
 //! tg N [OPTIONS]      N single-token steps
+//! limits BYTES        of the machine: bytes/s read from a set of that size, int8 operations/s
 //! quit
 //! ```
 //!
@@ -15,6 +16,7 @@
 
 use super::options::{Loaded, ModelArgs};
 use clap::Args;
+use cotvalve::cpu::limits::{int8_peak, read_bandwidth};
 use cotvalve::engine::{Generation, Session};
 use cotvalve::error::{Error, Result};
 use cotvalve::rng::Rng;
@@ -42,11 +44,20 @@ impl BenchServe {
             if line.trim() == "quit" {
                 break;
             }
-            let rate = bench.measure(&Request::parse(&line)?)?;
-            super::print(&format!("{rate}\n"))?;
+            let answer = match line.trim().strip_prefix("limits ") {
+                Some(bytes) => limits(self.model.threads, bytes)?,
+                None => bench.measure(&Request::parse(&line)?)?.to_string(),
+            };
+            super::print(&(answer + "\n"))?;
         }
         Ok(())
     }
+}
+
+/// Bytes a second that `threads` threads read from a set of `bytes` bytes, and int8 operations a second that they do.
+fn limits(threads: usize, bytes: &str) -> Result<String> {
+    let set = bytes.parse().map_err(|_| Error::Argument { name: "limits", reason: format!("{bytes:?} is no size") })?;
+    Ok(format!("{} {}", read_bandwidth(threads, set), int8_peak(threads)))
 }
 
 /// What a line asks for.
@@ -89,7 +100,7 @@ impl Request {
     fn parse(line: &str) -> Result<Self> {
         let wrong = || Error::Argument {
             name: "request",
-            reason: format!("{line:?} is not pp N, tg N or quit, or its options are wrong"),
+            reason: format!("{line:?} is not pp N, tg N, limits BYTES or quit, or its options are wrong"),
         };
         let mut words = line.split_whitespace();
         let prefill = match words.next() {
