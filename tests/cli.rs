@@ -16,6 +16,8 @@ mod chat;
 mod files;
 #[path = "cli/interrupt.rs"]
 mod interrupt;
+#[path = "cli/quantize.rs"]
+mod quantize;
 #[path = "cli/run.rs"]
 mod run;
 #[path = "cli/sampling.rs"]

@@ -14,6 +14,7 @@ mod options;
 mod override_kv;
 mod perplexity;
 mod pull;
+mod quantize;
 mod run;
 mod sampling;
 mod tokenize;
@@ -45,6 +46,8 @@ enum Command {
     Convert(convert::Convert),
     /// Write a model with adapters in its weights
     Merge(merge::Merge),
+    /// Write a model in fewer bits
+    Quantize(quantize::Quantize),
     /// Show the tokens of a text
     Tokenize(tokenize::Tokenize),
     /// Write the logits of a text
@@ -66,6 +69,7 @@ impl Cli {
             Command::Inspect(command) => command.run(),
             Command::Convert(command) => command.run(),
             Command::Merge(command) => command.run(),
+            Command::Quantize(command) => command.run(),
             Command::Tokenize(command) => command.run(),
             Command::Logits(command) => command.run(),
             Command::Bench(command) => command.run(),

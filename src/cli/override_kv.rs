@@ -18,7 +18,7 @@ pub fn open(path: &Path, overrides: &[String]) -> Result<Gguf> {
 }
 
 /// Reads `KEY=TYPE:VALUE`; llama.cpp's types are int, float, bool and str.
-fn parse(text: &str) -> Result<(&str, Value)> {
+pub fn parse(text: &str) -> Result<(&str, Value)> {
     let refused = || {
         let reason = format!("{text:?} is not of the form KEY=TYPE:VALUE, TYPE being int, float, bool or str");
         Error::Argument { name: "--override-kv", reason }

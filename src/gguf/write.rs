@@ -84,6 +84,11 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    /// Takes a metadata key out, if it is there.
+    pub fn remove(&mut self, key: &str) {
+        self.metadata.retain(|(k, _)| k != key);
+    }
+
     /// Sets all metadata of `from`, except what says how that model was split into files.
     pub fn set_all(&mut self, from: &Gguf) -> Result<()> {
         let kept = from.metadata().iter().filter(|(key, _)| !key.starts_with("split."));

@@ -101,8 +101,8 @@ pub fn encode(ty: TensorType, src: &[f32], dst: &mut [u8]) {
     }
 }
 
-/// [`encode`] of one row, where `importance` has what an error in each of its columns counts beside the others: the mean
-/// square of the activations that meet it, finite and not negative. The float types and Q8_0 have no use for it.
+/// [`encode`] of one row, where `importance` has what an error in each of its columns counts beside the others: the
+/// mean square of the activations that meet it, finite and not negative. The float types and Q8_0 have no use for it.
 ///
 /// # Panics
 /// Where [`encode`] does, and if `importance` is not as long as `src`.

@@ -18,8 +18,9 @@ pub(super) fn mean_square(x: &[f32]) -> f32 {
     x.iter().map(|v| v * v).sum::<f32>() / x.len() as f32
 }
 
-/// importance · √(`spread` + x²), where `spread` is the mean of x² that the format takes. Importances count relative to
-/// the largest of the block, so that neither tiny nor huge ones leave the range of f32; where all are 0, all count alike.
+/// importance · √(`spread` + x²), where `spread` is the mean of x² that the format takes. Importances count relative
+/// to the largest of the block, so that neither tiny nor huge ones leave the range of f32; where all are 0, all count
+/// alike.
 pub(super) fn weights<const N: usize>(x: &[f32; N], importance: &[f32; N], spread: f32) -> [f32; N] {
     let relative = relative(importance);
     std::array::from_fn(|i| relative[i] * (spread + x[i] * x[i]).sqrt())

@@ -5,16 +5,13 @@ use super::recode;
 use crate::error::{Error, Result};
 use crate::gguf::write::{Data, Writer};
 use crate::gguf::{Gguf, TensorInfo};
-use crate::model::quantize::FileType;
+use crate::model::quantize::{FileType, PIECE_VALUES, in_parallel};
 use crate::quant;
 use crate::tensor::{Tensor, TensorType};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
-
-/// Values of a weight that are in memory at once, per thread.
-const PIECE_VALUES: usize = 1 << 19;
 
 /// What a merge did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,13 +169,8 @@ impl Iterator for Pieces<'_> {
         let sum = &Sum { weight: &self.weight, terms, ty: self.options.ty };
         let each = (PIECE_VALUES / cols).max(1);
         let (start, end) = (self.row, rows.min(self.row + each * self.options.threads));
-        let parts: Vec<Result<Vec<u8>>> = std::thread::scope(|scope| {
-            let part = |start: usize| scope.spawn(move || sum.rows(start..end.min(start + each)));
-            let threads: Vec<_> = (start..end).step_by(each).map(part).collect();
-            threads.into_iter().map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-        });
         self.row = end;
-        let bytes = parts.into_iter().collect::<Result<Vec<_>>>().map(|parts| parts.concat());
+        let bytes = in_parallel(start..end, each, |rows| sum.rows(rows));
         Some(bytes.and_then(|bytes| self.meter.add((end - start) * cols).map(|()| bytes)))
     }
 }

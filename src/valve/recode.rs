@@ -7,8 +7,7 @@ use crate::tensor::{Tensor, TensorType};
 /// `values` as `ty`.
 ///
 /// # Errors
-/// [`crate::error::Error::Argument`] naming tensor and type, where a finite value becomes infinite, and for a value that
-/// is not finite where blocks cannot hold it.
+/// Those of [`quant::encode_checked`].
 ///
 /// # Panics
 /// If they are not whole blocks of `ty`.

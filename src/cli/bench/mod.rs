@@ -1,7 +1,7 @@
 //! `valve bench`: speed by llama-bench's flags, tests and formats, with a valve.
 //!
 //! The library half measures and knows no format ([`product`], [`run`], [`work`], [`limits`]); the other half writes
-//! and reads results ([`record`], [`format`], [`read`], [`compare`]).
+//! and reads results ([`record`], [`mod@format`], [`read`], [`compare`]).
 
 mod compare;
 mod format;
