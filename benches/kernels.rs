@@ -1,17 +1,20 @@
 //! Kernels by type and level. `cargo bench --bench kernels -- <filter>`, or `-- --test` to run each once.
 //!
-//! `matvec` reports GiB/s of weights from memory beyond the caches; `matmul` and `float_matmul` report
-//! elements/s where an element is one of the 2·m·n·k operations. `-- order` compares the order in which the
+//! `matvec` reports GiB/s of weights from memory beyond the caches; `matmul`, by rows of activations, and
+//! `float_matmul` report elements/s where an element is one of the 2·m·n·k operations. After both of the former a
+//! table says how much that is of what one thread of the machine can do. `-- order` compares the order in which the
 //! kernels add, which gives a row the same bits everywhere, with a free one, and prints a table.
+
+mod support;
 
 use cotvalve::cpu::simd::{Kernels, Level, Rows, Scratch, Strided};
 use cotvalve::quant::act::Acts;
 use cotvalve::tensor::TensorType;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use std::hint::black_box;
-use std::time::Duration;
+use support::{Limit, Rates, criterion, is_smoke, levels};
 
-const QUANTIZED: [TensorType; 10] = [
+const QUANTIZED: [TensorType; 13] = [
     TensorType::Q4_0,
     TensorType::Q4_1,
     TensorType::Q5_0,
@@ -22,11 +25,14 @@ const QUANTIZED: [TensorType; 10] = [
     TensorType::Q4K,
     TensorType::Q5K,
     TensorType::Q6K,
+    TensorType::Iq4Nl,
+    TensorType::Iq4Xs,
+    TensorType::Mxfp4,
 ];
 /// Those that the free order knows.
 const ORDERED: [TensorType; 3] = [TensorType::Q4_0, TensorType::Q4_1, TensorType::Q8_0];
 
-/// Weights of arbitrary bits whose F16 scales are finite: 0x2c2c is 0.065.
+/// Weights of arbitrary bits whose scales are finite: 0x2c2c is 0.065 as F16, and 0x2c is 2^-83 as E8M0.
 fn weights(ty: TensorType, rows: usize, cols: usize) -> Vec<u8> {
     let size = rows * ty.row_bytes(cols).expect("whole blocks");
     let mut bytes: Vec<u8> = (0..size).map(|i| (i.wrapping_mul(2654435761) >> 13) as u8).collect();
@@ -53,53 +59,52 @@ fn acts(kernels: &Kernels, m: usize, cols: usize) -> Acts {
     acts
 }
 
-/// The levels of this machine, but not the scalar one: it is there to be right.
-fn levels() -> impl Iterator<Item = &'static Kernels> {
-    [Level::Avx2, Level::Avx512].into_iter().filter(|level| *level <= Level::detect()).map(Kernels::at)
-}
-
 fn matvec(c: &mut Criterion) {
-    let (cols, mut scratch) = (1536, Scratch::default());
+    let (cols, mut scratch, mut rates) = (1536, Scratch::default(), Rates::default());
+    let set = if is_smoke() { 1 << 18 } else { 96 << 20 };
     let mut group = c.benchmark_group("matvec");
     for ty in QUANTIZED {
-        let rows = (96 << 20) / ty.row_bytes(cols).expect("whole blocks") / 16 * 16;
+        let rows = set / ty.row_bytes(cols).expect("whole blocks") / 16 * 16;
         let data = weights(ty, rows, cols);
         group.throughput(Throughput::Bytes(data.len() as u64));
         for kernels in levels() {
-            for m in [1, 2, 3, 4, 8] {
-                let (x, mut y) = (acts(kernels, m, cols), vec![0.0; m * rows]);
-                let w = Rows { ty, data: &data, cols };
-                let id = BenchmarkId::new(format!("{ty}/m{m}"), kernels.level().name());
-                group.bench_function(id, |b| {
-                    b.iter(|| kernels.linear_int8(&w, &x, &mut Strided::new(&mut y, m, rows), &mut scratch));
-                });
-            }
+            let (x, mut y) = (acts(kernels, 1, cols), vec![0.0; rows]);
+            let w = Rows { ty, data: &data, cols };
+            let work = (data.len(), Limit::Reading(data.len()));
+            rates.bench(&mut group, &format!("{ty}/{}", kernels.level().name()), work, || {
+                kernels.linear_int8(&w, &x, &mut Strided::new(&mut y, 1, rows), &mut scratch);
+            });
         }
     }
+    group.finish();
+    rates.print();
 }
 
 fn matmul(c: &mut Criterion) {
-    let (m, mut scratch) = (512, Scratch::default());
+    let (mut scratch, mut rates) = (Scratch::default(), Rates::default());
+    let (rows, cols) = if is_smoke() { (64, 256) } else { (1536, 768) };
     let mut group = c.benchmark_group("matmul");
-    for (rows, cols) in [(1536, 768), (768, 1536)] {
-        group.throughput(Throughput::Elements((2 * m * rows * cols) as u64));
-        for ty in QUANTIZED {
-            let data = weights(ty, rows, cols);
-            for kernels in levels() {
-                let (x, mut y) = (acts(kernels, m, cols), vec![0.0; m * rows]);
-                let w = Rows { ty, data: &data, cols };
-                let id = BenchmarkId::new(format!("{ty}/{rows}x{cols}"), kernels.level().name());
-                group.bench_function(id, |b| {
-                    b.iter(|| kernels.linear_int8(&w, &x, &mut Strided::new(&mut y, m, rows), &mut scratch));
-                });
-            }
+    for ty in QUANTIZED {
+        let data = weights(ty, rows, cols);
+        for (m, kernels) in [1, 2, 4, 8, 16, 64, 512].into_iter().flat_map(|m| levels().map(move |l| (m, l))) {
+            let operations = 2 * m * rows * cols;
+            group.throughput(Throughput::Elements(operations as u64));
+            let (x, mut y) = (acts(kernels, m, cols), vec![0.0; m * rows]);
+            let w = Rows { ty, data: &data, cols };
+            let work = (operations, Limit::Int8(kernels.level()));
+            rates.bench(&mut group, &format!("{ty}/m{m}/{}", kernels.level().name()), work, || {
+                kernels.linear_int8(&w, &x, &mut Strided::new(&mut y, m, rows), &mut scratch);
+            });
         }
     }
+    group.finish();
+    rates.print();
 }
 
 fn float(c: &mut Criterion) {
     let mut scratch = Scratch::default();
     for (name, m, rows, cols) in [("float_matvec", 1, 16384, 1536), ("float_matmul", 64, 768, 768)] {
+        let rows = if is_smoke() { 64 } else { rows };
         let mut group = c.benchmark_group(name);
         for ty in TensorType::ALL {
             let data = weights(ty, rows, cols);
@@ -290,9 +295,7 @@ fn main() {
     if std::env::args().any(|arg| arg == "order") {
         return order(101);
     }
-    let quick = Criterion::default().sample_size(10);
-    let quick = quick.warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(500));
-    let mut c = quick.configure_from_args();
+    let mut c = criterion(300);
     matvec(&mut c);
     matmul(&mut c);
     float(&mut c);

@@ -24,12 +24,15 @@ pub enum TensorType {
     Q4K = 12,
     Q5K = 13,
     Q6K = 14,
+    Iq4Nl = 20,
+    Iq4Xs = 23,
     BF16 = 30,
+    Mxfp4 = 39,
 }
 
 impl TensorType {
     /// Every type, in the order of their ids.
-    pub const ALL: [TensorType; 13] = [
+    pub const ALL: [TensorType; 16] = [
         Self::F32,
         Self::F16,
         Self::Q4_0,
@@ -42,7 +45,10 @@ impl TensorType {
         Self::Q4K,
         Self::Q5K,
         Self::Q6K,
+        Self::Iq4Nl,
+        Self::Iq4Xs,
         Self::BF16,
+        Self::Mxfp4,
     ];
 
     /// The type with GGUF id `id`, or `None` where this engine has no kernel for it.
@@ -54,8 +60,8 @@ impl TensorType {
     pub const fn block_len(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
-            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
-            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K => 256,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::Iq4Nl | Self::Mxfp4 => 32,
+            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K | Self::Iq4Xs => 256,
         }
     }
 
@@ -74,6 +80,9 @@ impl TensorType {
             Self::Q4K => 144,
             Self::Q5K => 176,
             Self::Q6K => 210,
+            Self::Iq4Nl => 18,
+            Self::Iq4Xs => 136,
+            Self::Mxfp4 => 17,
         }
     }
 
@@ -106,6 +115,9 @@ impl TensorType {
             Self::Q4K => "q4_K",
             Self::Q5K => "q5_K",
             Self::Q6K => "q6_K",
+            Self::Iq4Nl => "iq4_nl",
+            Self::Iq4Xs => "iq4_xs",
+            Self::Mxfp4 => "mxfp4",
         }
     }
 }

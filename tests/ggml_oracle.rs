@@ -9,6 +9,8 @@ const SIMPLE: [TensorType; 5] =
     [TensorType::Q4_0, TensorType::Q4_1, TensorType::Q5_0, TensorType::Q5_1, TensorType::Q8_0];
 /// Types of super-blocks, whose encoder is our own.
 const SUPER: [TensorType; 5] = [TensorType::Q2K, TensorType::Q3K, TensorType::Q4K, TensorType::Q5K, TensorType::Q6K];
+/// Types of levels by table, whose encoder is our own too.
+const TABLE: [TensorType; 3] = [TensorType::Iq4Nl, TensorType::Iq4Xs, TensorType::Mxfp4];
 
 /// A xorshift generator: random bytes, and floats of the kinds that weights come in.
 struct Random(u64);
@@ -85,7 +87,7 @@ fn every_f16_scale_and_every_16_bit_float_reads_the_same() {
     let halves: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
     assert_same_values(TensorType::F16, &halves);
     assert_same_values(TensorType::BF16, &halves);
-    for ty in SIMPLE {
+    for ty in SIMPLE.into_iter().chain([TensorType::Iq4Nl, TensorType::Iq4Xs]) {
         let mut row = random.bytes(ty.block_bytes() << 16);
         for (block, scale) in row.chunks_mut(ty.block_bytes()).zip(0..=u16::MAX) {
             block[..2].copy_from_slice(&scale.to_le_bytes());
@@ -97,6 +99,25 @@ fn every_f16_scale_and_every_16_bit_float_reads_the_same() {
         block[2..4].copy_from_slice(&min.to_le_bytes());
     }
     assert_same_values(TensorType::Q4_1, &row);
+    let ty = TensorType::Mxfp4;
+    let mut row = random.bytes(ty.block_bytes() << 8);
+    row.chunks_mut(ty.block_bytes()).zip(0..=u8::MAX).for_each(|(block, e)| block[0] = e);
+    assert_same_values(ty, &row);
+}
+
+#[test]
+fn ggmls_own_blocks_dequantize_to_the_same_bits() {
+    let mut random = Random(9);
+    let mut blocks = corners(&mut random);
+    blocks.extend((0..64).map(|_| (0..256).map(|_| random.unit().powi(3)).collect()));
+    for ty in SUPER.into_iter().chain(TABLE) {
+        for block in &blocks {
+            let values: Vec<f32> = block.iter().cycle().take(256).copied().collect();
+            if is_defined(ty, &values) {
+                assert_same_values(ty, &ggml_sys::quantize(ty as u32, &values).unwrap());
+            }
+        }
+    }
 }
 
 /// Blocks that meet an encoder's corners: ties, one sign, one outlier, zeros of both signs, constants, tiny and huge.
@@ -132,7 +153,7 @@ fn is_defined(ty: TensorType, block: &[f32]) -> bool {
 fn encoders_write_the_same_bytes() {
     let mut random = Random(3);
     let blocks = corners(&mut random);
-    for ty in TensorType::ALL.into_iter().filter(|ty| !SUPER.contains(ty)) {
+    for ty in TensorType::ALL.into_iter().filter(|ty| !SUPER.contains(ty) && !TABLE.contains(ty)) {
         blocks.iter().filter(|block| is_defined(ty, block)).for_each(|block| assert_same_bytes(ty, block));
         for _ in 0..256 {
             let cubes: Vec<f32> = (0..2048).map(|_| random.unit().powi(3)).collect();
@@ -169,7 +190,7 @@ fn dot_errors(ty: TensorType, random: &mut Random, n: usize, rows: usize) -> (f6
 #[test]
 fn int8_dots_err_no_more_than_ggmls() {
     let mut random = Random(5);
-    for ty in SIMPLE.into_iter().chain(SUPER) {
+    for ty in SIMPLE.into_iter().chain(SUPER).chain(TABLE) {
         for n in [32, 576, 1536].into_iter().filter(|n| n % ty.block_len() == 0) {
             let (ours, theirs) = dot_errors(ty, &mut random, n, 400);
             assert!(ours > 0.0 && ours <= 1.05 * theirs, "{ty}, {n} values: error {ours:e}, ggml's {theirs:e}");
@@ -198,9 +219,9 @@ fn rounding_errors(ty: TensorType, values: &[f32]) -> (f64, f64) {
 }
 
 #[test]
-fn super_blocks_err_no_more_than_ggmls() {
+fn our_encoders_err_no_more_than_ggmls() {
     let mut random = Random(6);
-    for ty in SUPER {
+    for ty in SUPER.into_iter().chain(TABLE) {
         for kind in 0..4 {
             let values = weights_of_kind(kind, &mut random, 1 << 17);
             let (ours, theirs) = rounding_errors(ty, &values);
@@ -211,18 +232,19 @@ fn super_blocks_err_no_more_than_ggmls() {
 }
 
 #[test]
-fn super_blocks_of_corner_values_come_back_finite() {
+fn corner_values_come_back_finite() {
     let mut random = Random(7);
     for block in corners(&mut random) {
         let values: Vec<f32> = block.iter().cycle().take(256).copied().collect();
         let peak = values.iter().fold(0f32, |m, v| m.max(v.abs()));
-        for ty in SUPER.into_iter().filter(|_| peak < 1e4) {
+        for ty in SUPER.into_iter().chain(TABLE).filter(|_| peak < 1e4) {
             for (a, b) in dequantize(ty, &encode(ty, &values)).into_iter().zip(&values) {
                 // Half a step of the widest spread, or what is above the largest level of Q3_K. A super-block's F16
                 // step has nothing left for values far below 1e-3.
                 let share = match ty {
                     TensorType::Q2K => 0.4,
                     TensorType::Q3K => 0.26,
+                    TensorType::Mxfp4 => 0.2,
                     _ => 0.13,
                 };
                 assert!((a - b).abs() <= share * peak + 1e-4, "{ty}: {b:e} became {a:e} in {block:?}");
@@ -252,7 +274,7 @@ fn weighted_errors(ty: TensorType, values: &[f32], importance: &[f32]) -> [(f64,
 }
 
 /// Types that have a use for an importance matrix.
-const WEIGHTED: [TensorType; 9] = [
+const WEIGHTED: [TensorType; 11] = [
     TensorType::Q4_0,
     TensorType::Q4_1,
     TensorType::Q5_0,
@@ -262,6 +284,8 @@ const WEIGHTED: [TensorType; 9] = [
     TensorType::Q4K,
     TensorType::Q5K,
     TensorType::Q6K,
+    TensorType::Iq4Nl,
+    TensorType::Iq4Xs,
 ];
 
 #[test]

@@ -7,7 +7,7 @@ use cotvalve::tensor::TensorType;
 use half::f16;
 
 /// Every type of blocks, and where its blocks have F16 scales.
-const QUANTIZED: [(TensorType, &[usize]); 10] = [
+const QUANTIZED: [(TensorType, &[usize]); 13] = [
     (TensorType::Q4_0, &[0]),
     (TensorType::Q4_1, &[0, 2]),
     (TensorType::Q5_0, &[0]),
@@ -18,6 +18,9 @@ const QUANTIZED: [(TensorType, &[usize]); 10] = [
     (TensorType::Q4K, &[0, 2]),
     (TensorType::Q5K, &[0, 2]),
     (TensorType::Q6K, &[208]),
+    (TensorType::Iq4Nl, &[0]),
+    (TensorType::Iq4Xs, &[0]),
+    (TensorType::Mxfp4, &[]),
 ];
 
 fn scales_of(ty: TensorType) -> &'static [usize] {
@@ -50,8 +53,8 @@ impl Numbers {
         (0..n).map(|_| self.float()).collect()
     }
 
-    /// Blocks of random bytes with finite F16 scales, subnormal and zero ones among them: every quant occurs,
-    /// −128 included.
+    /// Blocks of random bytes with finite F16 scales, subnormal and zero ones among them, or powers from subnormal ones
+    /// to such as leave sums finite: every quant occurs, −128 included.
     fn weights(&mut self, ty: TensorType, values: usize) -> Vec<u8> {
         if !ty.is_quantized() {
             let mut bytes = vec![0; ty.row_bytes(values).unwrap()];
@@ -68,6 +71,10 @@ impl Numbers {
                     _ => f16::from_f32(self.float()),
                 };
                 block[*at..at + 2].copy_from_slice(&scale.to_le_bytes());
+            }
+            if ty == TensorType::Mxfp4 {
+                block[0] =
+                    [0, 1, 2, 147].get((self.bits() >> 32 & 15) as usize).copied().unwrap_or(107 + block[0] % 40);
             }
         }
         bytes
@@ -178,6 +185,16 @@ fn int8_infinite_scales_and_nan_activations_stay_in_their_rows() {
         bad[40] = f32::NAN;
         act::quantize(&bad, x.rows_mut().next().unwrap());
         check_int8(ty, &data, cols, &x);
+    }
+}
+
+#[test]
+fn int8_powers_of_every_exponent() {
+    let (ty, cols, mut numbers) = (TensorType::Mxfp4, 32, Numbers(8));
+    let mut data = numbers.weights(ty, 256 * cols);
+    data.chunks_exact_mut(ty.block_bytes()).zip(0..=u8::MAX).for_each(|(block, e)| block[0] = e);
+    for m in [1, 5] {
+        check_int8(ty, &data, cols, &numbers.acts(m, cols));
     }
 }
 

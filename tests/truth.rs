@@ -49,7 +49,15 @@ fn several_adapters_at_once_with_an_output_of_their_own() {
 /// Int8 activations are an approximation: bounded here, and compared with llama.cpp's own by `benches/peer`.
 #[test]
 fn int8_activations_stay_close() {
-    for ty in [TensorType::Q4_0, TensorType::Q4_1, TensorType::Q5_0, TensorType::Q5_1, TensorType::Q8_0] {
+    for ty in [
+        TensorType::Q4_0,
+        TensorType::Q4_1,
+        TensorType::Q5_0,
+        TensorType::Q5_1,
+        TensorType::Q8_0,
+        TensorType::Iq4Nl,
+        TensorType::Mxfp4,
+    ] {
         let model = TinyLlama { seed: 3, ty, separate_output: false, rope_freqs: false, encode: &encoded }.bytes();
         let mut runner = Runner::new(model, &[], Setup::default());
         let text = tokens(40, 279);

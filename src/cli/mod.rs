@@ -17,6 +17,7 @@ mod pull;
 mod quantize;
 mod run;
 mod sampling;
+mod synth;
 mod tokenize;
 
 use clap::{Parser, Subcommand};
@@ -55,6 +56,8 @@ enum Command {
     Bench(bench::Bench),
     /// Measure how well a model predicts a text, and how far it is from another
     Perplexity(perplexity::Perplexity),
+    /// Write a model of random weights, to measure with
+    Synth(synth::Synth),
     /// Measure speed on request, line by line
     #[command(hide = true)]
     BenchServe(bench_serve::BenchServe),
@@ -74,6 +77,7 @@ impl Cli {
             Command::Logits(command) => command.run(),
             Command::Bench(command) => command.run(),
             Command::Perplexity(command) => command.run(),
+            Command::Synth(command) => command.run(),
             Command::BenchServe(command) => command.run(),
         }
     }

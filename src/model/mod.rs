@@ -4,6 +4,7 @@ mod config;
 mod forward;
 mod load;
 pub mod quantize;
+pub mod synth;
 mod vocab;
 
 pub use config::{ARCHITECTURES, Architecture, Config};

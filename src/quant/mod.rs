@@ -15,7 +15,11 @@
 pub mod act;
 mod checked;
 pub mod float;
+mod iq4;
+mod iq4_nl;
+mod iq4_xs;
 mod k;
+mod mxfp4;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -27,10 +31,13 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 mod search;
+mod table;
 
 #[cfg(feature = "ggml")]
 pub(crate) use checked::check_finite;
 pub(crate) use checked::encode_checked;
+pub(crate) use iq4::LEVELS as IQ4_LEVELS;
+pub(crate) use mxfp4::LEVELS as MXFP4_LEVELS;
 pub(crate) use q8_0::encode as encode_q8_0;
 
 use crate::tensor::{Tensor, TensorType};
@@ -65,6 +72,9 @@ pub(crate) fn dequantize_row(ty: TensorType, src: &[u8], dst: &mut [f32]) {
         TensorType::Q5K => q5_k::dequantize(src, dst),
         TensorType::Q6K => q6_k::dequantize(src, dst),
         TensorType::Q8_0 => q8_0::dequantize(src, dst),
+        TensorType::Iq4Nl => iq4_nl::dequantize(src, dst),
+        TensorType::Iq4Xs => iq4_xs::dequantize(src, dst),
+        TensorType::Mxfp4 => mxfp4::dequantize(src, dst),
     }
 }
 
@@ -77,7 +87,7 @@ pub fn to_f32(tensor: &Tensor) -> Vec<f32> {
 }
 
 /// Encodes `f32` values as type `ty`: for finite values with the bits of ggml's reference encoder, but for the K
-/// types, which have an encoder of their own.
+/// types, the IQ4 types and MXFP4, which have encoders of their own.
 /// Values that are not finite keep their kind in the float types and have no useful encoding in the others.
 ///
 /// # Panics
@@ -98,11 +108,15 @@ pub fn encode(ty: TensorType, src: &[f32], dst: &mut [u8]) {
         TensorType::Q5K => q5_k::encode(src, None, dst),
         TensorType::Q6K => q6_k::encode(src, None, dst),
         TensorType::Q8_0 => q8_0::encode(src, dst),
+        TensorType::Iq4Nl => iq4_nl::encode(src, None, dst),
+        TensorType::Iq4Xs => iq4_xs::encode(src, None, dst),
+        TensorType::Mxfp4 => mxfp4::encode(src, dst),
     }
 }
 
 /// [`encode`] of one row, where `importance` has what an error in each of its columns counts beside the others: the
-/// mean square of the activations that meet it, finite and not negative. The float types and Q8_0 have no use for it.
+/// mean square of the activations that meet it, finite and not negative. The float types, Q8_0 and MXFP4 have no use
+/// for it.
 ///
 /// # Panics
 /// Where [`encode`] does, and if `importance` is not as long as `src`.
@@ -120,7 +134,11 @@ pub fn encode_weighted(ty: TensorType, src: &[f32], importance: Option<&[f32]>, 
         TensorType::Q4K => q4_k::encode(src, importance, dst),
         TensorType::Q5K => q5_k::encode(src, importance, dst),
         TensorType::Q6K => q6_k::encode(src, importance, dst),
-        TensorType::F32 | TensorType::F16 | TensorType::BF16 | TensorType::Q8_0 => encode(ty, src, dst),
+        TensorType::Iq4Nl => iq4_nl::encode(src, importance, dst),
+        TensorType::Iq4Xs => iq4_xs::encode(src, importance, dst),
+        TensorType::F32 | TensorType::F16 | TensorType::BF16 | TensorType::Q8_0 | TensorType::Mxfp4 => {
+            encode(ty, src, dst)
+        }
     }
 }
 
@@ -142,6 +160,9 @@ pub fn dot_int8(ty: TensorType, row: &[u8], x: ActRow<'_>) -> f32 {
         TensorType::Q5K => q5_k::dot(row, x),
         TensorType::Q6K => q6_k::dot(row, x),
         TensorType::Q8_0 => q8_0::dot(row, x),
+        TensorType::Iq4Nl => iq4_nl::dot(row, x),
+        TensorType::Iq4Xs => iq4_xs::dot(row, x),
+        TensorType::Mxfp4 => mxfp4::dot(row, x),
         TensorType::F32 | TensorType::F16 | TensorType::BF16 => panic!("{ty} has no Int8 dot"),
     }
 }
@@ -235,6 +256,9 @@ mod tests {
             (TensorType::Q4K, 0.16),
             (TensorType::Q5K, 0.08),
             (TensorType::Q6K, 0.08),
+            (TensorType::Iq4Nl, 0.25),
+            (TensorType::Iq4Xs, 0.25),
+            (TensorType::Mxfp4, 0.34),
         ] {
             let mut bytes = vec![0; ty.row_bytes(x.len()).unwrap()];
             let mut back = vec![0.0; x.len()];

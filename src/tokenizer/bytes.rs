@@ -59,6 +59,11 @@ impl Alphabet {
     }
 }
 
+/// The character that stands for `byte` in the tokens of a byte-level vocabulary.
+pub fn byte_letter(byte: u8) -> char {
+    ALPHABET.char(byte)
+}
+
 /// The text of the token of one byte where tokens are written as they are: `<0x0A>`.
 pub(super) fn byte_token(byte: u8) -> String {
     format!("<0x{byte:02X}>")

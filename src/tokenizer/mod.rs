@@ -13,6 +13,7 @@ mod spm;
 mod vocab;
 mod words;
 
+pub use bytes::byte_letter;
 pub use decode::Decoder;
 pub use vocab::Vocab;
 

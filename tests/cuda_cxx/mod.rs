@@ -1,6 +1,8 @@
 //! Compiles the CUDA kernels for the CPU: kernels/README.md says how that works.
 
-use std::ffi::OsString;
+#[path = "../support/cxx.rs"]
+mod cxx;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -13,18 +15,10 @@ pub fn emulates() -> bool {
     here
 }
 
-/// The first C++ compiler that answers: `$CXX`, else the usual names.
-fn compiler() -> OsString {
-    let named = std::env::var_os("CXX").into_iter();
-    let usual = ["c++", "g++", "clang++"].into_iter().map(OsString::from);
-    let answers = |c: &OsString| Command::new(c).arg("--version").output().is_ok_and(|o| o.status.success());
-    named.chain(usual).find(answers).expect("no C++ compiler answers: install one or set CXX")
-}
-
 /// Compiles `source` of kernels/ with the emulation before it to `out`.
 pub fn compile(source: &str, out: &Path, flags: &[&str]) -> PathBuf {
     let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
-    let output = Command::new(compiler())
+    let output = Command::new(cxx::compiler().expect("no C++ compiler answers: install one or set CXX"))
         .args(["-x", "c++", "-std=c++17", "-O2", "-fno-strict-aliasing", "-ffp-contract=off", "-w"])
         .args(flags)
         .arg("-include")

@@ -5,6 +5,7 @@
 
 pub mod alloc;
 pub mod alphabet;
+pub mod cxx;
 pub mod gguf_fixture;
 pub mod hostile;
 pub mod peer_ids;

@@ -165,6 +165,12 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    unsafe fn lookup(table: __m256i, v: __m256i) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_shuffle_epi8(table, v) }
+    }
+
+    #[inline(always)]
     unsafe fn transpose(v: [__m256i; 4]) -> [__m256i; 4] {
         // SAFETY: see above.
         unsafe {
@@ -305,6 +311,18 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
     unsafe fn to_f32(v: __m256i) -> __m256 {
         // SAFETY: see above.
         unsafe { _mm256_cvtepi32_ps(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn power(v: __m256i) -> __m256 {
+        // SAFETY: see above.
+        unsafe {
+            let one = _mm256_set1_epi32(1);
+            // The exponent of a normal power; negative or zero for the other two, which are one bit of a mantissa.
+            let normal = _mm256_slli_epi32::<23>(_mm256_sub_epi32(v, one));
+            let subnormal = _mm256_sllv_epi32(_mm256_set1_epi32(1 << 21), _mm256_min_epi32(v, one));
+            _mm256_castsi256_ps(_mm256_max_epi32(normal, subnormal))
+        }
     }
 
     #[inline(always)]

@@ -128,6 +128,12 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn lookup(table: __m512i, v: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_shuffle_epi8(table, v) }
+    }
+
+    #[inline(always)]
     unsafe fn transpose(v: [__m512i; 4]) -> [__m512i; 4] {
         // SAFETY: see above.
         unsafe {
@@ -258,6 +264,18 @@ impl Isa for Avx512 {
     unsafe fn to_f32(v: __m512i) -> __m512 {
         // SAFETY: see above.
         unsafe { _mm512_cvtepi32_ps(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn power(v: __m512i) -> __m512 {
+        // SAFETY: see above.
+        unsafe {
+            let one = _mm512_set1_epi32(1);
+            // The exponent of a normal power; negative or zero for the other two, which are one bit of a mantissa.
+            let normal = _mm512_slli_epi32::<23>(_mm512_sub_epi32(v, one));
+            let subnormal = _mm512_sllv_epi32(_mm512_set1_epi32(1 << 21), _mm512_min_epi32(v, one));
+            _mm512_castsi512_ps(_mm512_max_epi32(normal, subnormal))
+        }
     }
 
     #[inline(always)]

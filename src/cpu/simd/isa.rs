@@ -41,6 +41,8 @@ pub(super) trait Isa: Copy {
     unsafe fn load_bits(p: *const u8, stride: usize) -> Self::Bytes;
     /// Signed weights in the form in which the products below take them: each plus [`Isa::BIAS`].
     unsafe fn operand(v: Self::Bytes) -> Self::Bytes;
+    /// Byte `v` of the part of `table`, for every byte of a part; those of `v` are 0..16.
+    unsafe fn lookup(table: Self::Bytes, v: Self::Bytes) -> Self::Bytes;
     /// 4 × 4 transpose of the dwords of four vectors, in every part: lane k of result j is lane j of `v[k]`.
     unsafe fn transpose(v: [Self::Bytes; 4]) -> [Self::Bytes; 4];
 
@@ -75,6 +77,8 @@ pub(super) trait Isa: Copy {
     unsafe fn load_i32(p: *const i32) -> Self::Ints;
     unsafe fn store_i32(p: *mut i32, v: Self::Ints);
     unsafe fn to_f32(v: Self::Ints) -> Self::Floats;
+    /// 2^(v − 128) for v in 0..=255, of which the two smallest are subnormal.
+    unsafe fn power(v: Self::Ints) -> Self::Floats;
 
     /// Two F16 values of every row as `f32`: lane k is read at `p + k·stride` and two bytes later.
     unsafe fn load_scales(p: *const u8, stride: usize) -> [Self::Floats; 2];

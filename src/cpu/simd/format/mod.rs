@@ -4,8 +4,10 @@
 //! and cost ten times the time where they are not.
 
 mod k;
+mod table;
 
 pub(super) use k::{Q2K, Q3K, Q4K, Q5K, Q6K};
+pub(super) use table::{Iq4Nl, Iq4Xs, Mxfp4};
 
 use super::isa::Isa;
 

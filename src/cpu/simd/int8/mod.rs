@@ -10,7 +10,7 @@ mod tiles;
 pub(super) use few::few;
 pub(super) use tiles::{pack_weights, tile};
 
-use super::format::{Format, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+use super::format::{Format, Iq4Nl, Iq4Xs, Mxfp4, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use super::isa::Isa;
 use super::view::{Rows, Strided};
 use crate::quant::act::Acts;
@@ -76,6 +76,9 @@ pub(super) unsafe fn linear<I: Isa>(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>,
             TensorType::Q4K => linear_of::<I, Q4K>(w, x, y, buffers),
             TensorType::Q5K => linear_of::<I, Q5K>(w, x, y, buffers),
             TensorType::Q6K => linear_of::<I, Q6K>(w, x, y, buffers),
+            TensorType::Iq4Nl => linear_of::<I, Iq4Nl>(w, x, y, buffers),
+            TensorType::Iq4Xs => linear_of::<I, Iq4Xs>(w, x, y, buffers),
+            TensorType::Mxfp4 => linear_of::<I, Mxfp4>(w, x, y, buffers),
             TensorType::F32 | TensorType::F16 | TensorType::BF16 => unreachable!("the type was checked"),
         }
     }
