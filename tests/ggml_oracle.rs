@@ -239,8 +239,8 @@ fn corner_values_come_back_finite() {
         let peak = values.iter().fold(0f32, |m, v| m.max(v.abs()));
         for ty in SUPER.into_iter().chain(TABLE).filter(|_| peak < 1e4) {
             for (a, b) in dequantize(ty, &encode(ty, &values)).into_iter().zip(&values) {
-                // Half a step of the widest spread, or what is above the largest level of Q3_K. A super-block's F16 step
-                // has nothing left for values far below 1e-3.
+                // Half a step of the widest spread, or what is above the largest level of Q3_K. A super-block's F16
+                // step has nothing left for values far below 1e-3.
                 let share = match ty {
                     TensorType::Q2K => 0.4,
                     TensorType::Q3K => 0.26,

@@ -147,8 +147,8 @@ pub(super) fn put_two_bits(bytes: &mut [u8], at: usize, bits: u8) {
     bytes[BLOCK * (at / 128) + at % BLOCK] |= bits << (2 * (at / BLOCK % 4));
 }
 
-/// What an error of each value counts: √(mean x² of its sub-block of `N`) + |x|, or by its importance and `spread` times
-/// the mean x² of all.
+/// What an error of each value counts: √(mean x² of its sub-block of `N`) + |x|, or by its importance and `spread`
+/// times the mean x² of all.
 pub(super) fn weights<const N: usize>(
     x: &[f32; SUPER],
     importance: Option<&[f32; SUPER]>,

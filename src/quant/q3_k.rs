@@ -55,8 +55,9 @@ pub(super) fn encode(src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
     k::encode_blocks(src, importance, dst, encode_block);
 }
 
-/// Errors count by x², or by their importance. The scales that fit the sub-blocks best are fitted by multiples of one step, weighing each as its values do; then
-/// each sub-block takes the multiple near its own fit that leaves the least error.
+/// Errors count by x², or by their importance. The scales that fit the sub-blocks best are fitted by multiples of one
+/// step, weighing each as its values do; then each sub-block takes the multiple near its own fit that leaves the least
+/// error.
 fn encode_block(x: &[f32; SUPER], importance: Option<&[f32; SUPER]>, block: &mut [u8; BYTES]) {
     let by = |importance| search::weights(x, importance, 2.0 * search::mean_square(x));
     let weights = importance.map_or_else(|| x.map(|v| v * v), by);

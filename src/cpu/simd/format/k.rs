@@ -9,8 +9,7 @@ pub(in crate::cpu::simd) struct Q4K;
 pub(in crate::cpu::simd) struct Q5K;
 pub(in crate::cpu::simd) struct Q6K;
 
-/// Quants of some bits and those above them: the 16 bytes at both pointers, from these bits on. `count` is the number of
-/// the lower bits, `mask` that of the upper ones.
+/// Quants of `count` bits and those of `mask` above them: the 16 bytes at both pointers, from these bits on.
 #[inline(always)]
 unsafe fn wide_bits<I: Isa>(
     [low, high]: [*const u8; 2],

@@ -40,12 +40,14 @@ pub(super) trait Format {
     /// The scales of the halves of a part of every row, where the format has them.
     #[inline(always)]
     unsafe fn halves<I: Isa>(_: Self::Head<I>, _: usize) -> [I::Ints; 2] {
+        // SAFETY: nothing is read.
         unreachable!("only called where HALVES is set")
     }
     /// The integer minimums of the halves of a part of every row as pairs of `i16`, where the format has both; the
     /// minimum is then what they are multiples of.
     #[inline(always)]
     unsafe fn minimums<I: Isa>(_: Self::Head<I>, _: usize) -> I::Ints {
+        // SAFETY: nothing is read.
         unreachable!("only called where HALVES and MINIMUM are set")
     }
 }

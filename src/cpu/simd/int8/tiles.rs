@@ -104,7 +104,8 @@ fn bytes_of(lines: &mut Vec<Line>, len: usize) -> &mut [u8] {
 
 /// Packs up to `R` rows of `x`, from `first` on, into a panel: for each block, quads of quants [8][R][4], the
 /// scales [R], and the offsets [R], which are d·Σq where the format has minimums and else −excess, of both halves
-/// [2][R] where these have scales; where these have both, the offset is the pair of their Σq. Rows that do not exist become zeros.
+/// [2][R] where these have scales; where the halves have both, the offset is the pair of their Σq. Rows that do not
+/// exist become zeros.
 fn pack_panel<I: Isa, F: Format, const R: usize>(x: &Acts, first: usize, panel: &mut [u8]) {
     let block_bytes = R * panel_row::<F>();
     for r in 0..R {
