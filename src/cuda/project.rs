@@ -47,7 +47,7 @@ pub(super) const MATVEC_NAMES: [&str; 21] = [
 ];
 
 /// The weight types that a fan may hold, in the order of [`MATVEC_NAMES`].
-const TYPES: [TensorType; 3] = [TensorType::Q8_0, TensorType::Q4_0, TensorType::Q4_1];
+pub(super) const TYPES: [TensorType; 3] = [TensorType::Q8_0, TensorType::Q4_0, TensorType::Q4_1];
 
 /// The rows that kernels for `rows` rows take at a time.
 fn row_tile(rows: usize) -> usize {

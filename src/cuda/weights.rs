@@ -2,6 +2,7 @@
 //! describe.
 
 use super::Device;
+use super::project::TYPES;
 use crate::backend::Term;
 use crate::error::{Error, Result};
 use crate::quant;
@@ -64,7 +65,7 @@ impl Fan {
             return Err(Error::argument("fan", "it takes one to four weights of one input width"));
         }
         let upload = |w: &&Tensor| {
-            if !w.ty.is_quantized() {
+            if !TYPES.contains(&w.ty) {
                 return Err(device.unsupported(format_args!("weight {} of type {}", w.name, w.ty)));
             }
             if w.rows() > i32::MAX as usize || n_in > i32::MAX as usize {
