@@ -20,6 +20,7 @@ import numpy as np
 
 import peer
 
+TINY = 1e-6
 TYPES = "q4_0,q4_1,q5_0,q5_1,q8_0,q4_k_s,q4_k_m,q5_k_s,q5_k_m,q6_k"
 
 
@@ -93,7 +94,8 @@ def main():
             kept[kind] = {name: plain for name, (plain, _) in b.items()}
             kept[kind]["sha256"] = hashlib.sha256(theirs.read_bytes()).hexdigest()
             for name in b:
-                plain, weighted = (x / y for x, y in zip(a[name], b[name]))
+                # What lies on a type's levels already has no error.
+                plain, weighted = (x / max(y, TINY) if x > TINY else 1.0 for x, y in zip(a[name], b[name]))
                 worst = max(worst, weighted if args.imatrix else plain)
                 print(f"| {kind} | {name} | {same} | {plain:.4f} | {f'{weighted:.4f}' if args.imatrix else ''} |")
     if args.write:
