@@ -14,21 +14,10 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use std::hint::black_box;
 use support::{Limit, Rates, criterion, is_smoke, levels};
 
-const QUANTIZED: [TensorType; 13] = [
-    TensorType::Q4_0,
-    TensorType::Q4_1,
-    TensorType::Q5_0,
-    TensorType::Q5_1,
-    TensorType::Q8_0,
-    TensorType::Q2K,
-    TensorType::Q3K,
-    TensorType::Q4K,
-    TensorType::Q5K,
-    TensorType::Q6K,
-    TensorType::Iq4Nl,
-    TensorType::Iq4Xs,
-    TensorType::Mxfp4,
-];
+fn quantized() -> impl Iterator<Item = TensorType> {
+    TensorType::ALL.into_iter().filter(|ty| ty.is_quantized())
+}
+
 /// Those that the free order knows.
 const ORDERED: [TensorType; 3] = [TensorType::Q4_0, TensorType::Q4_1, TensorType::Q8_0];
 
@@ -63,7 +52,7 @@ fn matvec(c: &mut Criterion) {
     let (cols, mut scratch, mut rates) = (1536, Scratch::default(), Rates::default());
     let set = if is_smoke() { 1 << 18 } else { 96 << 20 };
     let mut group = c.benchmark_group("matvec");
-    for ty in QUANTIZED {
+    for ty in quantized() {
         let rows = set / ty.row_bytes(cols).expect("whole blocks") / 16 * 16;
         let data = weights(ty, rows, cols);
         group.throughput(Throughput::Bytes(data.len() as u64));
@@ -84,7 +73,7 @@ fn matmul(c: &mut Criterion) {
     let (mut scratch, mut rates) = (Scratch::default(), Rates::default());
     let (rows, cols) = if is_smoke() { (64, 256) } else { (1536, 768) };
     let mut group = c.benchmark_group("matmul");
-    for ty in QUANTIZED {
+    for ty in quantized() {
         let data = weights(ty, rows, cols);
         for (m, kernels) in [1, 2, 4, 8, 16, 64, 512].into_iter().flat_map(|m| levels().map(move |l| (m, l))) {
             let operations = 2 * m * rows * cols;

@@ -274,24 +274,15 @@ fn weighted_errors(ty: TensorType, values: &[f32], importance: &[f32]) -> [(f64,
 }
 
 /// Types that have a use for an importance matrix.
-const WEIGHTED: [TensorType; 11] = [
-    TensorType::Q4_0,
-    TensorType::Q4_1,
-    TensorType::Q5_0,
-    TensorType::Q5_1,
-    TensorType::Q2K,
-    TensorType::Q3K,
-    TensorType::Q4K,
-    TensorType::Q5K,
-    TensorType::Q6K,
-    TensorType::Iq4Nl,
-    TensorType::Iq4Xs,
-];
+fn weighted() -> impl Iterator<Item = TensorType> {
+    let without = [TensorType::Q8_0, TensorType::Mxfp4];
+    TensorType::ALL.into_iter().filter(move |ty| ty.is_quantized() && !without.contains(ty))
+}
 
 #[test]
 fn weighted_encoders_err_no_more_than_ggmls() {
     let mut random = Random(8);
-    for ty in WEIGHTED {
+    for ty in weighted() {
         for kind in 0..4 {
             // As measured matrices are: all positive, over some powers of ten, a few columns far above the others.
             let importance: Vec<f32> = (0..2048).map(|_| 10f32.powf(1.5 * random.unit() - 2.0)).collect();

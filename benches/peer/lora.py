@@ -38,10 +38,7 @@ def random_adapter(model, rank):
         for end, shape in (("a", (rank, inputs)), ("b", (outputs, rank))):
             factor = 0.01 * random.standard_normal(shape, dtype=np.float32)
             writer.add_tensor(f"{name}.lora_{end}", factor.astype(np.float16))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    peer.write(writer)
     part.rename(target)
     return target
 

@@ -86,10 +86,7 @@ def padded_model(source):
     for tensor in reader.tensors:
         values = np.ascontiguousarray(sizes.tensor(tensor.name, tensor.data))
         writer.add_tensor(tensor.name, values.astype(np.float32, copy=False))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    peer.write(writer)
     part.rename(target)
     return target
 

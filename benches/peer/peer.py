@@ -69,12 +69,17 @@ def float_adapter(adapter):
     for tensor in reader.tensors:
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         writer.add_tensor(tensor.name, np.ascontiguousarray(values, dtype=np.float32))
+    write(writer)
+    target.with_suffix(".part").rename(target)
+    return target
+
+
+def write(writer):
+    """Writes all that a GGUF writer was given, and closes its file."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    target.with_suffix(".part").rename(target)
-    return target
 
 
 def gsm8k():

@@ -121,10 +121,7 @@ def write_importance(path):
     writer.add_uint32("imatrix.chunk_size", 512)
     writer.add_tensor("none.weight.in_sum2", np.ones((1, 32), np.float32))
     writer.add_tensor("none.weight.counts", np.ones((1, 1), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    peer.write(writer)
 
 
 def runs(types):

@@ -18,14 +18,9 @@ fn power(e: u8) -> f32 {
 }
 
 #[inline(always)]
-fn quants(block: &[u8; BYTES]) -> &[u8; table::BYTES] {
-    block[QUANTS..].first_chunk().expect("16 bytes")
-}
-
-#[inline(always)]
 pub(super) fn dequantize(src: &[u8], dst: &mut [f32]) {
     for (block, out) in src.as_chunks::<BYTES>().0.iter().zip(dst.as_chunks_mut::<BLOCK>().0) {
-        table::dequantize(&LEVELS, power(block[0]), quants(block), out);
+        table::dequantize(&LEVELS, power(block[0]), table::nibbles(block), out);
     }
 }
 
@@ -66,7 +61,7 @@ pub(super) fn encode(src: &[f32], dst: &mut [u8]) {
 /// acc = fma(Σ level·q_x, 2^(e − 128)·d_x, acc), blocks ascending.
 pub(super) fn dot(row: &[u8], x: ActRow<'_>) -> f32 {
     x.blocks().zip(row.as_chunks::<BYTES>().0).fold(0.0, |acc, (x, block)| {
-        let sum = table::dot(&LEVELS, quants(block), x.quants);
+        let sum = table::dot(&LEVELS, table::nibbles(block), x.quants);
         (sum as f32).mul_add(power(block[0]) * x.scale, acc)
     })
 }

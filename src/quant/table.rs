@@ -6,6 +6,12 @@ use super::BLOCK;
 /// Bytes of 32 nibbles.
 pub(super) const BYTES: usize = BLOCK / 2;
 
+/// The nibbles of a block that ends with them.
+#[inline(always)]
+pub(super) fn nibbles(block: &[u8]) -> &[u8; BYTES] {
+    block.last_chunk().expect("a block holds its nibbles")
+}
+
 #[inline(always)]
 fn level(levels: &[i8; 16], nibble: u8) -> i8 {
     levels[usize::from(nibble & 15)]
