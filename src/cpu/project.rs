@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const MAX_OUTPUTS: usize = 3;
 /// Pieces of work a thread should find in a region, so that a slow thread leaves the rest to others.
 const PIECES_PER_THREAD: usize = 8;
-/// Rows of a piece are a multiple of this: the widest kernel's rows in lanes.
-const LANE_ROWS: usize = 16;
+/// Rows of a piece are a multiple of this: two groups of the widest kernel's rows in lanes.
+const LANE_ROWS: usize = 32;
 
 /// Weights that read the same x, where the file is mapped.
 #[derive(Debug)]

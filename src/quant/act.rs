@@ -10,11 +10,15 @@
 /// Values in an activation block.
 pub const BLOCK: usize = 32;
 
+/// Rows that the kernels for many rows take at a time.
+pub(crate) const PANEL: usize = 4;
+
 /// Rows of quantized activations, one allocation each for quants, scales and sums.
 #[derive(Clone, Debug, Default)]
 pub struct Acts {
     rows: usize,
     cols: usize,
+    /// Of whole panels, so that the last one's rows can be read.
     quants: Vec<i8>,
     scales: Vec<f32>,
     sums: Vec<[i32; 2]>,
@@ -75,7 +79,7 @@ impl Acts {
     pub fn resize(&mut self, rows: usize, cols: usize) {
         assert!(cols.is_multiple_of(BLOCK), "{cols} activations are not whole blocks of {BLOCK}");
         (self.rows, self.cols) = (rows, cols);
-        self.quants.resize(rows * cols, 0);
+        self.quants.resize(rows.next_multiple_of(PANEL) * cols, 0);
         self.scales.resize(rows * cols / BLOCK, 0.0);
         self.sums.resize(rows * cols / BLOCK, [0; 2]);
     }
@@ -98,10 +102,15 @@ impl Acts {
         }
     }
 
+    /// The quants of all rows, one after the other, and of as many more as make whole panels.
+    pub(crate) fn quants(&self) -> &[i8] {
+        &self.quants
+    }
+
     /// Every row in turn, to be written; the items are disjoint, so threads may share them out.
     pub fn rows_mut(&mut self) -> impl Iterator<Item = ActRowMut<'_>> {
         let blocks = self.cols / BLOCK;
-        let quants = self.quants.chunks_exact_mut(self.cols);
+        let quants = self.quants[..self.rows * self.cols].chunks_exact_mut(self.cols);
         let scales = self.scales.chunks_exact_mut(blocks);
         let sums = self.sums.chunks_exact_mut(blocks);
         quants.zip(scales).zip(sums).map(|((quants, scales), sums)| ActRowMut { quants, scales, sums })
