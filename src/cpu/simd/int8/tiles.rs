@@ -200,8 +200,8 @@ pub(in crate::cpu::simd) unsafe fn pack_weights<I: Isa, F: Format>(
                 }
                 let tile = tile.add(b * I::LANES * tile_row::<F>());
                 let quads = F::quads::<I>(p, stride, part);
-                for k in 0..8 {
-                    I::store(tile.add(k * 4 * I::LANES), quads[k]);
+                for (k, quad) in quads.into_iter().enumerate() {
+                    I::store(tile.add(k * 4 * I::LANES), quad);
                 }
                 let [scale, minimum] = F::scales::<I>(head, part);
                 let (scales, minimums, halves, taken) = words_of::<I, F>(tile);
@@ -240,34 +240,62 @@ unsafe fn tile_dots<I: Isa, F: Format, const G: usize>(
     // SAFETY: as the caller vouches.
     unsafe {
         let mut starts = [0; PANEL];
-        let mut sums = [[I::splat_i32(0); PANEL]; G];
-        for r in 0..PANEL {
-            if !F::MINIMUM {
-                starts[r] = *offsets.add(r);
-            }
-            let start = I::open::<F>(starts[r]);
-            for g in 0..G {
-                sums[g][r] = start;
+        let mut opened = [I::open::<F>(0); PANEL];
+        if !F::MINIMUM {
+            for (r, (start, opened)) in starts.iter_mut().zip(&mut opened).enumerate() {
+                *start = *offsets.add(r);
+                *opened = I::open::<F>(*start);
             }
         }
+        let mut sums = [opened; G];
         for k in quads {
             let mut w = [I::load(tile.add(k * 4 * I::LANES)); G];
-            for g in 1..G {
-                w[g] = I::load(tile.add(g * apart + k * 4 * I::LANES));
+            for (g, w) in w.iter_mut().enumerate().skip(1) {
+                *w = I::load(tile.add(g * apart + k * 4 * I::LANES));
             }
+            let x = panel.quants.add(4 * k);
             for r in 0..PANEL {
-                let x = I::splat_4(panel.quants.add(r * panel.ld + 4 * k));
-                for g in 0..G {
-                    sums[g][r] = I::dot_quad::<F>(sums[g][r], w[g], x);
+                let x = I::splat_4(x.add(r * panel.ld));
+                for (sums, w) in sums.iter_mut().zip(w) {
+                    sums[r] = I::dot_quad::<F>(sums[r], w, x);
                 }
             }
         }
-        for g in 0..G {
-            for r in 0..PANEL {
-                sums[g][r] = I::close::<F>(sums[g][r], starts[r]);
+        for sums in &mut sums {
+            for (sum, start) in sums.iter_mut().zip(starts) {
+                *sum = I::close::<F>(*sum, start);
             }
         }
         sums
+    }
+}
+
+/// The same over a whole part, with the halves' scales where the format has them.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn part_dots<I: Isa, F: Format, const G: usize>(
+    tile: *const u8,
+    apart: usize,
+    panel: Panel,
+    offsets: *const i32,
+) -> [[I::Ints; PANEL]; G] {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        if !F::HALVES {
+            return tile_dots::<I, F, G>(tile, apart, panel, 0..8, offsets);
+        }
+        let mut dots = tile_dots::<I, F, G>(tile, apart, panel, 0..4, offsets);
+        let second = tile_dots::<I, F, G>(tile, apart, panel, 4..8, offsets.add(PANEL));
+        for (g, (dots, second)) in dots.iter_mut().zip(second).enumerate() {
+            let (_, _, halves, _) = words_of::<I, F>(tile.add(g * apart).cast_mut());
+            let by = [I::load_i32(halves), I::load_i32(halves.add(I::LANES * (half_words::<F>() - 1)))];
+            for (dot, second) in dots.iter_mut().zip(second) {
+                *dot = weigh::<I, F>([*dot, second], by);
+            }
+        }
+        dots
     }
 }
 
@@ -290,49 +318,36 @@ pub(in crate::cpu::simd) unsafe fn tile<I: Isa, F: Format, const G: usize>(
         let apart = blocks * I::LANES * tile_row::<F>();
         let mut acc = [[I::splat_f32(0.0); PANEL]; G];
         if !first {
-            for g in 0..G {
-                for r in 0..PANEL {
-                    acc[g][r] = I::load_f32(out.start.add(r.min(out.rows - 1) * out.ld + g * I::LANES));
+            for (g, acc) in acc.iter_mut().enumerate() {
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    *acc = I::load_f32(out.start.add(r.min(out.rows - 1) * out.ld + g * I::LANES));
                 }
             }
         }
         for b in 0..blocks {
             let tile = tile.add(b * I::LANES * tile_row::<F>());
             let panel = Panel { quants: panel.quants.add(b * BLOCK), ..panel };
-            let x_scales = panel.steps.cast::<f32>().add(b * step_words::<F>());
-            let x_offsets = x_scales.add(PANEL);
-            let mut dots;
-            if F::HALVES {
-                dots = tile_dots::<I, F, G>(tile, apart, panel, 0..4, x_offsets.cast());
-                let second = tile_dots::<I, F, G>(tile, apart, panel, 4..8, x_offsets.add(PANEL).cast());
-                for g in 0..G {
-                    let (_, _, halves, _) = words_of::<I, F>(tile.add(g * apart).cast_mut());
-                    let by = [I::load_i32(halves), I::load_i32(halves.add(I::LANES * (half_words::<F>() - 1)))];
-                    for r in 0..PANEL {
-                        dots[g][r] = weigh::<I, F>([dots[g][r], second[g][r]], by);
-                    }
-                }
-            } else {
-                dots = tile_dots::<I, F, G>(tile, apart, panel, 0..8, x_offsets.cast());
-            }
-            for g in 0..G {
-                let (scales, minimums, _, taken) = words_of::<I, F>(tile.add(g * apart).cast_mut());
-                let scale = I::load_f32(scales);
-                for r in 0..PANEL {
-                    let d = I::splat_f32(*x_scales.add(r));
-                    acc[g][r] = I::fma(I::to_f32(dots[g][r]), I::mul(scale, d), acc[g][r]);
+            let scales = panel.steps.cast::<f32>().add(b * step_words::<F>());
+            let offsets = scales.add(PANEL);
+            let dots = part_dots::<I, F, G>(tile, apart, panel, offsets.cast());
+            for (g, (acc, dots)) in acc.iter_mut().zip(dots).enumerate() {
+                let (w_scales, minimums, _, taken) = words_of::<I, F>(tile.add(g * apart).cast_mut());
+                let scale = I::load_f32(w_scales);
+                for (r, (acc, dot)) in acc.iter_mut().zip(dots).enumerate() {
+                    let d = I::splat_f32(*scales.add(r));
+                    *acc = I::fma(I::to_f32(dot), I::mul(scale, d), *acc);
                     if F::MINIMUM && F::HALVES {
-                        let taken = I::dot_i16(I::load_i32(taken), I::splat_i32(*x_offsets.cast::<i32>().add(r)));
-                        acc[g][r] = I::fma(I::to_f32(taken), I::mul(I::load_f32(minimums), d), acc[g][r]);
+                        let taken = I::dot_i16(I::load_i32(taken), I::splat_i32(*offsets.cast::<i32>().add(r)));
+                        *acc = I::fma(I::to_f32(taken), I::mul(I::load_f32(minimums), d), *acc);
                     } else if F::MINIMUM {
-                        acc[g][r] = I::fma(I::load_f32(minimums), I::splat_f32(*x_offsets.add(r)), acc[g][r]);
+                        *acc = I::fma(I::load_f32(minimums), I::splat_f32(*offsets.add(r)), *acc);
                     }
                 }
             }
         }
-        for r in 0..PANEL.min(out.rows) {
-            for g in 0..G {
-                I::store_f32(out.start.add(r * out.ld + g * I::LANES), acc[g][r]);
+        for (g, acc) in acc.into_iter().enumerate() {
+            for (r, acc) in acc.into_iter().enumerate().take(out.rows) {
+                I::store_f32(out.start.add(r * out.ld + g * I::LANES), acc);
             }
         }
     }
