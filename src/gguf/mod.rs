@@ -4,6 +4,7 @@
 //! tensors; tensor bytes are not copied. [`write::Writer`] makes files. Source of the format: the GGUF
 //! specification, versions 2 and 3, little endian.
 
+mod chunks;
 mod get;
 mod read;
 mod shards;

@@ -1,5 +1,6 @@
 //! Writing GGUF files (version 3, little endian).
 
+pub use super::chunks::ChunkWriter;
 use super::{ALIGNMENT_KEY, Array, DEFAULT_ALIGNMENT, Gguf, MAGIC, MAX_ALIGNMENT, MAX_KEY_BYTES};
 use super::{MAX_NAME_BYTES, MIN_ALIGNMENT, StoredType, Value, check_alignment, quoted};
 use crate::error::{Error, Result};
@@ -8,12 +9,9 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-
-/// Bytes gathered before they are handed to the operating system.
-const BUFFER_BYTES: usize = 1 << 20;
 
 /// Collects metadata and tensors, then writes them. Tensors are written in the order they were added, each
 /// at a multiple of the alignment: 32 bytes, or what the metadata key `general.alignment` says.
@@ -269,7 +267,7 @@ fn put_array(out: &mut Vec<u8>, array: &Array) {
 pub(crate) struct PartFile {
     part: PathBuf,
     path: PathBuf,
-    pub out: BufWriter<File>,
+    pub out: ChunkWriter<File>,
     finished: bool,
 }
 
@@ -286,7 +284,7 @@ impl PartFile {
         part.push(format!(".{}-{unique}.part", std::process::id()));
         let part = path.with_file_name(part);
         let file = OpenOptions::new().write(true).create_new(true).open(&part).map_err(|e| Error::io(&part, e))?;
-        let out = BufWriter::with_capacity(BUFFER_BYTES, file);
+        let out = ChunkWriter::new(file, 0);
         Ok(Self { part, path: path.to_owned(), out, finished: false })
     }
 

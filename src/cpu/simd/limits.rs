@@ -2,16 +2,21 @@
 
 use super::{Level, multiversion};
 
-/// Values in a round of [`sum`]; it takes whole rounds only.
+/// Values in a round of [`sum`].
 pub const STEP: usize = 32;
 
 multiversion! {
-    /// The wrapping sum of `values`, in so many sums that a load never waits for an addition.
-    pub fn sum(values: &[u64]) -> u64 {
+    /// The wrapping sum of `values`, in so many sums that a load never waits for an addition. They are read in
+    /// `streams` parts side by side, each of whole rounds: a prefetcher follows each stream only so far ahead.
+    pub fn sum(values: &[u64], streams: usize) -> u64 {
+        let part = values.len() / streams;
         let mut sums = [0u64; STEP];
-        for values in values.as_chunks::<STEP>().0 {
-            for i in 0..STEP {
-                sums[i] = sums[i].wrapping_add(values[i]);
+        for start in (0..part).step_by(STEP) {
+            for stream in 0..streams {
+                let values = &values[stream * part + start..][..STEP];
+                for i in 0..STEP {
+                    sums[i] = sums[i].wrapping_add(values[i]);
+                }
             }
         }
         let mut total = 0u64;
@@ -106,9 +111,11 @@ mod tests {
 
     #[test]
     fn every_value_is_read() {
-        let values: Vec<u64> = (0..4 * STEP as u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
+        let values: Vec<u64> = (0..8 * STEP as u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
         let want = values.iter().fold(0u64, |a, b| a.wrapping_add(*b));
-        assert!(Level::ALL.iter().all(|level| sum(*level, &values) == want));
+        for streams in [1, 2, 4, 8] {
+            assert!(Level::ALL.iter().all(|level| sum(*level, &values, streams) == want), "{streams}");
+        }
     }
 
     #[test]
