@@ -10,6 +10,7 @@
 mod attend;
 mod columns;
 pub mod limits;
+mod low_rank;
 mod ops;
 mod pages;
 mod pool;
@@ -28,7 +29,8 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
 
 pub use attend::Cache;
-pub use project::{Delta, Fan};
+pub use low_rank::Delta;
+pub use project::Fan;
 
 /// Most rows whose attention one task computes, so that they share the widened keys and values.
 const ATTENTION_ROWS: usize = 16;
@@ -60,6 +62,8 @@ struct Rows {
     positions: Vec<u32>,
     openings: Vec<f32>,
     slots: usize,
+    /// For each slot, whether it is open in any row.
+    open: Vec<bool>,
     outputs: Vec<u32>,
     pages: Vec<PageId>,
     /// For each row, the part of `pages` that is its sequence's table.
@@ -91,6 +95,11 @@ impl Rows {
         copy(&mut self.outputs, batch.outputs);
         copy(&mut self.pages, batch.pages);
         self.slots = batch.slots;
+        self.open.clear();
+        self.open.resize(self.slots, false);
+        for (i, opening) in batch.openings.iter().enumerate() {
+            self.open[i % self.slots] |= *opening != 0.0;
+        }
         self.tables.clear();
         for span in batch.spans {
             self.tables.extend(span.rows.clone().map(|_| span.table.clone()));
@@ -127,14 +136,6 @@ impl RopeTable {
     }
 }
 
-/// What one thread works in.
-#[derive(Default)]
-struct Workspace {
-    kernels: Scratch,
-    /// A row of up-projections with its expand.
-    row: Vec<f32>,
-}
-
 /// A backend on the processor.
 pub struct Cpu {
     pool: Pool,
@@ -143,7 +144,8 @@ pub struct Cpu {
     rows: Rows,
     prepared: Prepared,
     rope: RopeTable,
-    workspaces: Vec<Mutex<Workspace>>,
+    /// What the threads work in.
+    workspaces: Vec<Mutex<Scratch>>,
 }
 
 impl Cpu {
@@ -174,14 +176,10 @@ impl Cpu {
         })
     }
 
-    /// Gives every thread what a decode step of a weight of `cols` inputs, or of a term of `rank`, works in; which
-    /// thread meets which is then left to chance, and none allocates.
-    fn reserve(&self, ty: TensorType, cols: usize, rank: usize) {
-        for workspace in &self.workspaces {
-            let Workspace { kernels, row } = &mut *lock(workspace);
-            kernels.reserve(ty, cols);
-            row.reserve(rank);
-        }
+    /// Gives every thread what a decode step of a weight of `cols` inputs works in; which thread meets which is then
+    /// left to chance, and none allocates.
+    fn reserve(&self, ty: TensorType, cols: usize) {
+        self.workspaces.iter().for_each(|workspace| lock(workspace).reserve(ty, cols));
     }
 
     /// Parallel regions run so far.
@@ -219,12 +217,12 @@ impl Linear for Cpu {
     }
 
     fn fan(&self, weights: &[&Tensor]) -> Result<Fan> {
-        weights.iter().for_each(|w| self.reserve(w.ty, w.cols(), 0));
+        weights.iter().for_each(|w| self.reserve(w.ty, w.cols()));
         Fan::new(weights, self.precision)
     }
 
     fn delta(&self, terms: &[Term<'_>]) -> Result<Delta> {
-        terms.iter().for_each(|t| self.reserve(t.a.ty, t.a.cols(), t.b.cols()));
+        terms.iter().for_each(|t| self.reserve(t.a.ty, t.a.cols()));
         Ok(Delta::new(terms, self.precision))
     }
 
@@ -291,7 +289,7 @@ impl Backend for Cpu {
     fn rope_store(
         &mut self,
         qkv: [&mut Buf; 3],
-        owed: Option<Owed<'_, Self>>,
+        _: Option<Owed<'_, Self>>,
         cache: &mut Cache,
         layer: usize,
         rope: &Rope,
@@ -300,16 +298,12 @@ impl Backend for Cpu {
         self.rope.fill(rope, &self.rows.positions);
         let [q, k, v] = qkv;
         let n = self.rows.len();
-        let widths = [q.cols, k.cols, v.cols];
-        let (table, rows, kernels) = (&self.rope, &self.rows, self.kernels);
+        let widths = [q.cols, k.cols];
+        let (table, kernels) = (&self.rope, self.kernels);
         let pairs = rope.inv_freq.len();
         let items = q.rows_mut(n).chunks_exact_mut(widths[0]);
         let items = items.zip(k.rows_mut(n).chunks_exact_mut(widths[1]));
-        let items = items.zip(v.rows_mut(n).chunks_exact_mut(widths[2])).enumerate();
-        self.pool.items(n, items, |_, (i, ((q, k), v))| {
-            if let Some(owed) = owed {
-                [&mut *q, &mut *k, v].into_iter().enumerate().for_each(|(o, y)| owed.settle(kernels, rows, i, o, y));
-            }
+        self.pool.items(n, items.enumerate(), |_, (i, (q, k))| {
             let (cos, sin) = (&table.cos[i * pairs..][..pairs], &table.sin[i * pairs..][..pairs]);
             ops::rotate(kernels.level(), q, heads.head_dim, rope.layout, cos, sin);
             ops::rotate(kernels.level(), k, heads.head_dim, rope.layout, cos, sin);
@@ -365,23 +359,16 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn add(&mut self, h: &mut Buf, y: &Buf, owed: Option<Owed<'_, Self>>) -> Result<()> {
+    fn add(&mut self, h: &mut Buf, y: &Buf, _: Option<Owed<'_, Self>>) -> Result<()> {
         let (n, cols) = (self.rows.len(), h.cols);
-        let (rows, kernels) = (&self.rows, self.kernels);
+        let level = self.kernels.level();
         self.pool.items(n, h.rows_mut(n).chunks_exact_mut(cols).enumerate(), |_, (i, h)| {
-            ops::add(kernels.level(), h, y.row(i));
-            if let Some(owed) = owed {
-                owed.settle(kernels, rows, i, 0, h);
-            }
+            ops::add(level, h, y.row(i));
         });
         Ok(())
     }
 
-    fn settle_outputs(&mut self, y: &mut Buf, owed: Owed<'_, Self>) -> Result<()> {
-        let (rows, kernels, cols) = (&self.rows, self.kernels, y.cols);
-        for (i, y) in y.rows_mut(rows.outputs.len()).chunks_exact_mut(cols).enumerate() {
-            owed.settle_as(kernels, rows, [rows.outputs[i] as usize, i], 0, y);
-        }
+    fn settle_outputs(&mut self, _: &mut Buf, _: Owed<'_, Self>) -> Result<()> {
         Ok(())
     }
 }

@@ -203,7 +203,8 @@ impl<T> Shareable<T> {
 // SAFETY: used in `Pool::chunks` alone, where threads reach disjoint parts of a `&mut [T]` with `T: Send`.
 unsafe impl<T: Send> Sync for Shareable<T> {}
 
-fn pause(waited: &mut u32) {
+/// One round of waiting, of which `waited` counts how many there were: spins first, then yields the processor.
+pub(super) fn pause(waited: &mut u32) {
     *waited += 1;
     if *waited < SPINS {
         std::hint::spin_loop();

@@ -1,15 +1,15 @@
-//! The weight product: inputs prepared once a fan, the shrink in the same region, the expand for consumers.
+//! The weight product: inputs prepared once a fan, the shrink and the expand of low-rank terms in the same region.
 
-use super::simd::{Columns, Kernels, Rows as WeightRows, Scratch, Strided};
-use super::{Buf, Cpu, Rows, Workspace, lock, ops};
-use crate::backend::{Input, Owed, Precision, Term};
+use super::low_rank::Delta;
+use super::pool::pause;
+use super::simd::{Columns, Grid, Kernels, Rows as WeightRows, Scratch, Strided};
+use super::{Buf, Cpu, Rows, lock, ops};
+use crate::backend::{Input, Precision};
 use crate::error::{Error, Result};
-use crate::map::Bytes;
 use crate::quant;
 use crate::quant::act::Acts;
-use crate::tensor::{Tensor, TensorType};
+use crate::tensor::Tensor;
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Most projections a fan may hold (q, k and v).
@@ -18,6 +18,12 @@ const MAX_OUTPUTS: usize = 3;
 const PIECES_PER_THREAD: usize = 8;
 /// Rows of a piece are a multiple of this: two groups of the widest kernel's rows in lanes.
 const LANE_ROWS: usize = 32;
+/// Rows from which on a shrink is shared out by rows.
+const MANY_ROWS: usize = 32;
+/// Rows of such a share are a multiple of this: those that meet a weight together.
+const ROW_BLOCK: usize = 4;
+/// Pieces that a thread multiplies at most before it waits for the shrinks of others.
+const LATE: usize = 8;
 
 /// Weights that read the same x, where the file is mapped.
 #[derive(Debug)]
@@ -49,90 +55,6 @@ impl Fan {
     }
 }
 
-/// One low-rank pair as the kernels want it.
-#[derive(Debug)]
-struct LowRank {
-    output: usize,
-    slot: usize,
-    scale: f32,
-    rank: usize,
-    /// Columns of u before this term's.
-    first: usize,
-    /// `[rank]` rows of n_in.
-    a: Tensor,
-    /// B transposed: `rank` rows of n_out.
-    b: Bytes,
-    b_type: TensorType,
-    n_out: usize,
-}
-
-/// Every low-rank term on a fan.
-#[derive(Debug)]
-pub struct Delta {
-    terms: Vec<LowRank>,
-}
-
-impl Delta {
-    pub(super) fn new(terms: &[Term<'_>], precision: Precision) -> Self {
-        let mut first = 0;
-        let lower = |term: &Term<'_>| {
-            let rank = term.b.dims[0];
-            let (b, b_type) = transpose(term.b, precision);
-            first += rank;
-            let Term { output, slot, scale, .. } = *term;
-            let (a, n_out) = (term.a.clone(), term.b.rows());
-            LowRank { output, slot, scale, rank, first: first - rank, a, b, b_type, n_out }
-        };
-        Self { terms: terms.iter().map(lower).collect() }
-    }
-}
-
-/// B as `rank` rows of n_out, so that outputs stand in lanes. In Int8 precision a q8_0 B is kept as f16, half
-/// the bytes of f32 for a relative error of 2⁻¹²; other types keep their values exactly.
-fn transpose(b: &Tensor, precision: Precision) -> (Bytes, TensorType) {
-    let (rank, n_out) = (b.dims[0], b.rows());
-    let values = quant::to_f32(b);
-    let ty = match (b.ty, precision) {
-        (ty, Precision::Int8) if ty.is_quantized() => TensorType::F16,
-        (TensorType::F16 | TensorType::BF16, _) => b.ty,
-        _ => TensorType::F32,
-    };
-    let row_bytes = n_out * ty.block_bytes();
-    let mut bytes = vec![0; rank * row_bytes];
-    let mut row = vec![0.0; n_out];
-    for (j, out) in bytes.chunks_exact_mut(row_bytes).enumerate() {
-        row.iter_mut().enumerate().for_each(|(o, v)| *v = values[o * rank + j]);
-        quant::encode(ty, &row, out);
-    }
-    (Bytes::from(bytes), ty)
-}
-
-impl Owed<'_, Cpu> {
-    /// `y += Σ B u` for batch row `row` of output `output`; terms whose opening is zero are skipped.
-    pub(super) fn settle(&self, kernels: &Kernels, rows: &Rows, row: usize, output: usize, y: &mut [f32]) {
-        self.settle_as(kernels, rows, [row, row], output, y);
-    }
-
-    /// The same where u has rows of its own: `[batch row, row of u]`.
-    pub(super) fn settle_as(
-        &self,
-        kernels: &Kernels,
-        rows: &Rows,
-        [row, u_row]: [usize; 2],
-        output: usize,
-        y: &mut [f32],
-    ) {
-        for term in self.delta.terms.iter().filter(|t| t.output == output) {
-            if rows.opening(row, term.slot) == 0.0 {
-                continue;
-            }
-            let b = WeightRows { ty: term.b_type, data: &term.b, cols: term.n_out };
-            let u = &self.u.row(u_row)[term.first..][..term.rank];
-            kernels.expand(y, &b, 0, u);
-        }
-    }
-}
-
 /// A fan's input, as f32 and as 8-bit activations.
 #[derive(Default)]
 pub(super) struct Prepared {
@@ -145,14 +67,13 @@ pub(super) struct Prepared {
 impl Cpu {
     /// Norms or gates the input, and quantizes it if a weight of the fan wants that.
     pub(super) fn prepare(&mut self, input: &Input<'_, Self>, fan: &Fan, delta: Option<&Delta>) {
-        let Self { pool, kernels, rows, prepared, workspaces, .. } = self;
+        let Self { pool, kernels, rows, prepared, .. } = self;
         let Prepared { x, acts, rows: count } = prepared;
         *count = if let Input::NormedOutputs { .. } = input { rows.outputs.len() } else { rows.len() };
         let n = *count;
         let as_it_is = matches!(input, Input::Raw(_));
         x.resize(if as_it_is { 0 } else { n * fan.cols }, 0.0);
-        let shrunk = delta.iter().flat_map(|d| &d.terms).map(|t| &t.a);
-        let int8 = fan.weights.iter().chain(shrunk).any(|w| fan.int8(w));
+        let int8 = delta.is_some_and(Delta::int8) || fan.weights.iter().any(|w| fan.int8(w));
         acts.resize(if int8 { n } else { 0 }, fan.cols.next_multiple_of(quant::act::BLOCK));
         if as_it_is && !int8 {
             return;
@@ -161,10 +82,10 @@ impl Cpu {
         let mut quantized = acts.rows_mut();
         let items = (0..n).map(|i| (i, values.next(), quantized.next()));
         let (kernels, rows) = (*kernels, &*rows);
-        pool.items(n, items, |thread, (i, values, quantized)| {
+        pool.items(n, items, |_, (i, values, quantized)| {
             let x = match values {
                 Some(out) => {
-                    input.row(kernels, rows, i, out, &mut lock(&workspaces[thread]));
+                    input.row(kernels, rows, i, out);
                     &*out
                 }
                 None => input.raw_row(i),
@@ -175,7 +96,8 @@ impl Cpu {
         });
     }
 
-    /// `y_i = W_i x`, and the shrink of every open term, in one region.
+    /// `y_i = W_i x + Σ B u` in one region: the shrinks of the open terms, the products, and after each piece of a
+    /// product its expand.
     pub(super) fn multiply(
         &mut self,
         ys: &mut [&mut Buf],
@@ -191,88 +113,153 @@ impl Cpu {
             _ => &prepared.x[..],
         };
         let outputs_only = matches!(input, Input::NormedOutputs { .. });
-        let pass = Pass { kernels, rows, fan, x, acts: &prepared.acts, n, outputs_only };
+        let pass = Pass { kernels, rows, fan, x, acts: &prepared.acts, outputs_only };
         let total: usize = fan.weights.iter().map(|w| w.rows()).sum();
-        let piece = total.div_ceil(pool.threads() * PIECES_PER_THREAD).max(total.div_ceil(Columns::MAX_PARTS));
-        let piece = piece.next_multiple_of(LANE_ROWS);
+        let share = pool.threads() * PIECES_PER_THREAD;
+        let piece = total.div_ceil(share).max(total.div_ceil(Columns::MAX_PARTS)).next_multiple_of(LANE_ROWS);
         let mut outputs = ys.iter_mut().map(|y| {
             let cols = y.cols;
             Strided::new(y.rows_mut(n), n, cols)
         });
         let mut views: [Option<Strided<'_>>; MAX_OUTPUTS] = std::array::from_fn(|_| outputs.next());
         let shared = views.each_mut().map(|view| view.as_mut().map(|v| v.share(piece)));
-        let terms = delta.map_or(&[][..], |d| &d.terms);
-        let u = Mutex::new(u);
+        let delta = delta.filter(|delta| delta.opens(&rows.open));
+        let ld = u.cols;
+        let low_rank = delta.map(|delta| {
+            // Many rows read A from a near cache, and each reads its x once; of few, A is what is read.
+            let by_rows = n >= MANY_ROWS && !delta.int8();
+            let height = if by_rows { n.div_ceil(share).next_multiple_of(ROW_BLOCK) } else { n.max(1) };
+            let u = Grid::new(u.rows_mut(n), n, ld, height, delta.cuts(by_rows));
+            Shrinking { delta, u, ld }
+        });
         let next = AtomicUsize::new(0);
         pool.run(&|thread| {
-            let workspace = &mut *lock(&workspaces[thread]);
+            let scratch = &mut *lock(&workspaces[thread]);
+            let mut late = Late::new(&pass, low_rank.as_ref());
+            late.shrink(scratch);
             loop {
-                // The shrinks come first: each is one piece, and more work than most.
                 let mut i = next.fetch_add(1, Ordering::Relaxed);
-                if let Some(term) = terms.get(i) {
-                    pass.shrink(term, &u, workspace);
-                    continue;
-                }
-                i -= terms.len();
-                let found = fan.weights.iter().zip(shared.iter().flatten()).find(|(_, columns)| {
+                let found = fan.weights.iter().zip(shared.iter().flatten()).enumerate().find(|(_, (_, columns))| {
                     let here = i < columns.parts();
                     i -= if here { 0 } else { columns.parts() };
                     here
                 });
-                let Some((weight, columns)) = found else { break };
+                let Some((output, (weight, columns))) = found else { break };
                 let Some(mut y) = columns.take(i) else { break };
-                pass.product(weight, columns.range(i), &mut y, &mut workspace.kernels);
+                pass.product(weight, columns.range(i), 0..n, &mut y, scratch);
+                late.add(Piece { output, first: columns.range(i).start, y });
             }
+            late.finish();
         });
     }
 }
 
+/// The low-rank half of a product.
+struct Shrinking<'a> {
+    delta: &'a Delta,
+    u: Grid<'a>,
+    ld: usize,
+}
+
+/// Outputs that lack their expand.
+struct Piece<'a> {
+    output: usize,
+    /// The first of them in the whole output.
+    first: usize,
+    y: Strided<'a>,
+}
+
+/// Pieces that one thread has multiplied while another still shrinks: it multiplies on, and expands them later. A
+/// thread waits only when all shrinks have been claimed, so by threads that are inside the region.
+struct Late<'a> {
+    pass: &'a Pass<'a>,
+    low_rank: Option<&'a Shrinking<'a>>,
+    pieces: [Option<Piece<'a>>; LATE],
+    count: usize,
+}
+
+impl<'a> Late<'a> {
+    fn new(pass: &'a Pass<'a>, low_rank: Option<&'a Shrinking<'a>>) -> Self {
+        Self { pass, low_rank, pieces: [const { None }; LATE], count: 0 }
+    }
+
+    /// Shrinks what no other thread has claimed.
+    fn shrink(&self, scratch: &mut Scratch) {
+        let Some(Shrinking { delta, u, .. }) = self.low_rank else { return };
+        while let Some(mut cell) = u.take() {
+            delta.shrink(self.pass, &mut cell, scratch);
+        }
+    }
+
+    /// Takes over a piece, and expands what it has if all shrinks are done.
+    fn add(&mut self, piece: Piece<'a>) {
+        let Some(low_rank) = self.low_rank.filter(|l| l.delta.acts_on(piece.output)) else { return };
+        self.pieces[self.count] = Some(piece);
+        self.count += 1;
+        if self.count == LATE {
+            self.finish();
+        } else if let Some(u) = low_rank.u.values() {
+            self.expand(low_rank, u);
+        }
+    }
+
+    /// Expands what is left, when the shrinks are done.
+    fn finish(&mut self) {
+        let Some(low_rank) = self.low_rank.filter(|_| self.count > 0) else { return };
+        let mut waited = 0;
+        let u = loop {
+            match low_rank.u.values() {
+                Some(u) => break u,
+                None => pause(&mut waited),
+            }
+        };
+        self.expand(low_rank, u);
+    }
+
+    fn expand(&mut self, low_rank: &Shrinking<'_>, u: &[f32]) {
+        for piece in &mut self.pieces[..self.count] {
+            if let Some(Piece { output, first, mut y }) = piece.take() {
+                low_rank.delta.expand(self.pass, output, first, &mut y, u, low_rank.ld);
+            }
+        }
+        self.count = 0;
+    }
+}
+
 /// One product: what every piece of it reads.
-struct Pass<'a> {
-    kernels: &'a Kernels,
+pub(super) struct Pass<'a> {
+    pub(super) kernels: &'a Kernels,
     rows: &'a Rows,
     fan: &'a Fan,
     /// `[n, cols]`
     x: &'a [f32],
     acts: &'a Acts,
-    n: usize,
     /// Whether the rows are those of `Batch::outputs`.
     outputs_only: bool,
 }
 
 impl Pass<'_> {
     /// The opening of `slot` for row `i` of the product.
-    fn opening(&self, i: usize, slot: usize) -> f32 {
+    pub(super) fn opening(&self, i: usize, slot: usize) -> f32 {
         let row = if self.outputs_only { self.rows.outputs[i] as usize } else { i };
         self.rows.opening(row, slot)
     }
 
-    /// `u = opening · scale · A x` for the rows where the term is open.
-    fn shrink(&self, term: &LowRank, u: &Mutex<&mut Buf>, workspace: &mut Workspace) {
-        if (0..self.n).all(|i| self.opening(i, term.slot) == 0.0) {
-            return;
-        }
-        let Workspace { kernels: scratch, row } = workspace;
-        row.resize(self.n * term.rank, 0.0);
-        self.product(&term.a, 0..term.rank, &mut Strided::new(row, self.n, term.rank), scratch);
-        let mut u = lock(u);
-        let cols = u.cols;
-        for (i, shrunk) in row.chunks_exact(term.rank).enumerate() {
-            let opening = self.opening(i, term.slot);
-            if opening != 0.0 {
-                let out = &mut u.data[i * cols + term.first..][..term.rank];
-                out.iter_mut().zip(shrunk).for_each(|(o, s)| *o = s * (opening * term.scale));
-            }
-        }
-    }
-
-    /// Rows `range` of `weight` against all rows of x.
-    fn product(&self, weight: &Tensor, range: Range<usize>, y: &mut Strided<'_>, scratch: &mut Scratch) {
+    /// Rows `range` of `weight` against the rows `rows` of x, which are all of them if both are in Int8.
+    pub(super) fn product(
+        &self,
+        weight: &Tensor,
+        range: Range<usize>,
+        rows: Range<usize>,
+        y: &mut Strided<'_>,
+        scratch: &mut Scratch,
+    ) {
         let w = WeightRows { ty: weight.ty, data: &weight.data, cols: self.fan.cols }.slice(range);
         if self.fan.int8(weight) {
             self.kernels.linear_int8(&w, self.acts, y, scratch);
         } else {
-            self.kernels.linear_float(&w, self.x, y, scratch);
+            let x = &self.x[rows.start * self.fan.cols..rows.end * self.fan.cols];
+            self.kernels.linear_float(&w, x, y, scratch);
         }
     }
 }
@@ -286,7 +273,7 @@ impl Input<'_, Cpu> {
     }
 
     /// Writes prepared row `i`.
-    fn row(&self, kernels: &Kernels, rows: &Rows, i: usize, out: &mut [f32], workspace: &mut Workspace) {
+    fn row(&self, kernels: &Kernels, rows: &Rows, i: usize, out: &mut [f32]) {
         let level = kernels.level();
         match self {
             Input::Raw(x) => out.copy_from_slice(x.row(i)),
@@ -295,17 +282,9 @@ impl Input<'_, Cpu> {
                 let x = x.row(rows.outputs[i] as usize);
                 ops::rms_norm(level, x, weight, *eps, out);
             }
-            Input::Gated { gate, up, owed } => {
+            Input::Gated { gate, up, .. } => {
                 out.copy_from_slice(gate.row(i));
-                let Some(owed) = owed else {
-                    return ops::silu_mul(level, out, up.row(i));
-                };
-                let row = &mut workspace.row;
-                row.clear();
-                row.extend_from_slice(up.row(i));
-                owed.settle(kernels, rows, i, 0, out);
-                owed.settle(kernels, rows, i, 1, row);
-                ops::silu_mul(level, out, row);
+                ops::silu_mul(level, out, up.row(i));
             }
         }
     }

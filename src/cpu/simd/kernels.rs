@@ -1,5 +1,6 @@
 //! The table of kernels by level, and the checks that make its entries safe to call.
 
+use super::expand::{self, Shrunk, Tiles};
 use super::float;
 use super::half;
 use super::level::Level;
@@ -147,6 +148,21 @@ impl Kernels {
             TensorType::F16 => half::expand(self.level, y, b, first, u),
             _ => float::expand(self.level, y, b, first, u),
         }
+    }
+
+    /// y\[i\]\[o\] = fma(u\[i\]\[j\], B\[first + o\]\[j\], y\[i\]\[o\]) for j ascending, in the rows `rows` alone.
+    ///
+    /// # Panics
+    /// If `first` is inside a tile, `b` has no tiles for all of y's columns, its type is quantized, or its rank, or
+    /// `rows`, is not that of `u`.
+    pub fn expand_rows(&self, y: &mut Strided<'_>, rows: &[usize], b: &Tiles<'_>, first: usize, u: &Shrunk<'_>) {
+        assert!(!b.ty.is_quantized(), "{} cannot be expanded", b.ty);
+        assert!(b.rank == u.rank, "u of {} columns for a rank of {}", u.rank, b.rank);
+        #[cfg(target_arch = "x86_64")]
+        if expand::rows(self.level, y, rows, b, first, u) {
+            return;
+        }
+        expand::rows_scalar(y, rows, b, first, u);
     }
 }
 

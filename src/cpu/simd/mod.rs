@@ -29,6 +29,9 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod dots;
+mod expand;
 mod float;
 #[cfg(target_arch = "x86_64")]
 mod format;
@@ -38,13 +41,16 @@ mod int8;
 #[cfg(target_arch = "x86_64")]
 mod isa;
 mod kernels;
+#[cfg(target_arch = "x86_64")]
+mod lanes;
 mod level;
 pub(super) mod limits;
 mod q8;
 mod scalar;
 mod view;
 
+pub use expand::{Shrunk, Tiles};
 pub use kernels::{Kernels, Scratch};
 pub(crate) use level::multiversion;
 pub use level::{LEVEL_VARIABLE, Level};
-pub use view::{Columns, Rows, Strided};
+pub use view::{Cell, Columns, Grid, Rows, Strided};
