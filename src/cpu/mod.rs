@@ -8,6 +8,7 @@
 //! in regions of their own.
 
 mod attend;
+mod cache;
 mod columns;
 pub mod limits;
 mod low_rank;
@@ -21,21 +22,16 @@ use crate::backend::{Backend, Batch, CacheSpec, Heads, Input, Linear, Owed, Page
 use crate::error::{Error, Result};
 use crate::quant;
 use crate::tensor::{Tensor, TensorType};
-use attend::Task;
+use attend::Attention;
 use pool::Pool;
 use project::Prepared;
 use simd::{Kernels, Level, Scratch};
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
 
-pub use attend::Cache;
+pub use cache::Cache;
 pub use low_rank::Delta;
 pub use project::Fan;
-
-/// Most rows whose attention one task computes, so that they share the widened keys and values.
-const ATTENTION_ROWS: usize = 16;
-/// Tasks of attention that each thread should find.
-const ATTENTION_BLOCKS: usize = 4;
 
 /// Activations `[rows, cols]`.
 #[derive(Debug)]
@@ -144,6 +140,7 @@ pub struct Cpu {
     rows: Rows,
     prepared: Prepared,
     rope: RopeTable,
+    attention: Attention,
     /// What the threads work in.
     workspaces: Vec<Mutex<Scratch>>,
 }
@@ -172,6 +169,7 @@ impl Cpu {
             rows: Rows::default(),
             prepared: Prepared::default(),
             rope: RopeTable::default(),
+            attention: Attention::new(threads),
             workspaces,
         })
     }
@@ -260,7 +258,7 @@ impl Backend for Cpu {
     type Cache = Cache;
 
     fn cache(&self, spec: &CacheSpec) -> Result<Cache> {
-        Cache::new(spec, self.pool.threads())
+        Cache::new(spec)
     }
 
     fn copy_page(&mut self, cache: &mut Cache, from: PageId, to: PageId) -> Result<()> {
@@ -315,47 +313,7 @@ impl Backend for Cpu {
     }
 
     fn attend(&mut self, y: &mut Buf, q: &Buf, cache: &Cache, layer: usize, heads: &Heads) -> Result<()> {
-        let (n, width, group) = (self.rows.len(), heads.heads * heads.head_dim, heads.heads / heads.kv_heads);
-        if layer == 0 {
-            // Tables and scores grow with their sequences; after this without an allocation.
-            self.rows.pages.reserve(cache.pages().saturating_sub(self.rows.pages.len()));
-            cache.reserve(group);
-        }
-        let (rows, kernels) = (&self.rows, self.kernels);
-        let task = |thread, row: usize, count, kv_head| Task {
-            thread,
-            layer,
-            kv_head,
-            rows: count,
-            shared: group,
-            q: &q.data[row * width..(row + count) * width],
-            ld: width,
-            offset: kv_head * group * heads.head_dim,
-            scale: heads.scale,
-            table: rows.table(row),
-            len: rows.positions[row] as usize + 1,
-        };
-        if n == 1 {
-            let part = group * heads.head_dim;
-            self.pool.chunks(y.rows_mut(n), part, |thread, kv_head, y| {
-                let q = &q.data[kv_head * part..][..part];
-                cache.attend(kernels, &Task { q, offset: 0, ..task(thread, 0, 1, kv_head) }, y);
-            });
-            return Ok(());
-        }
-        let block = n.div_ceil(self.pool.threads() * ATTENTION_BLOCKS).clamp(1, ATTENTION_ROWS);
-        self.pool.chunks(y.rows_mut(n), block * width, |thread, i, y| {
-            let mut first = i * block;
-            let end = first + y.len() / width;
-            while first < end {
-                let count = (first..end).take_while(|row| rows.tables[*row] == rows.tables[first]).count();
-                let y = &mut y[(first - i * block) * width..][..count * width];
-                for kv_head in 0..heads.kv_heads {
-                    cache.attend(kernels, &task(thread, first, count, kv_head), y);
-                }
-                first += count;
-            }
-        });
+        self.attend_rows(y.rows_mut(self.rows.len()), q, cache, layer, heads);
         Ok(())
     }
 
