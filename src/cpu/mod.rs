@@ -9,6 +9,7 @@
 
 mod attend;
 mod cache;
+mod claims;
 mod columns;
 pub mod limits;
 mod low_rank;

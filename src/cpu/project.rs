@@ -10,7 +10,6 @@ use crate::quant;
 use crate::quant::act::Acts;
 use crate::tensor::Tensor;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Most projections a fan may hold (q, k and v).
 const MAX_OUTPUTS: usize = 3;
@@ -132,13 +131,12 @@ impl Cpu {
             let u = Grid::new(u.rows_mut(n), n, ld, height, delta.cuts(by_rows));
             Shrinking { delta, u, ld }
         });
-        let next = AtomicUsize::new(0);
-        pool.run(&|thread| {
+        let pieces = shared.iter().flatten().map(Columns::parts).sum();
+        pool.deal(pieces, |thread, claims| {
             let scratch = &mut *lock(&workspaces[thread]);
             let mut late = Late::new(&pass, low_rank.as_ref());
             late.shrink(scratch);
-            loop {
-                let mut i = next.fetch_add(1, Ordering::Relaxed);
+            while let Some(mut i) = claims.take(thread) {
                 let found = fan.weights.iter().zip(shared.iter().flatten()).enumerate().find(|(_, (_, columns))| {
                     let here = i < columns.parts();
                     i -= if here { 0 } else { columns.parts() };
