@@ -2,7 +2,7 @@
 
 use super::low_rank::Delta;
 use super::pool::pause;
-use super::simd::{Columns, Grid, Kernels, Rows as WeightRows, Scratch, Strided};
+use super::simd::{Cell, Columns, Grid, Kernels, Rows as WeightRows, Scratch, Strided};
 use super::{Buf, Cpu, Rows, lock, ops};
 use crate::backend::{Input, Precision};
 use crate::error::{Error, Result};
@@ -136,7 +136,6 @@ impl Cpu {
         pool.run(&|thread| {
             let scratch = &mut *lock(&workspaces[thread]);
             let mut late = Late::new(&pass, low_rank.as_ref());
-            late.shrink(scratch);
             loop {
                 let mut i = next.fetch_add(1, Ordering::Relaxed);
                 let found = fan.weights.iter().zip(shared.iter().flatten()).enumerate().find(|(_, (_, columns))| {
@@ -146,9 +145,12 @@ impl Cpu {
                 });
                 let Some((output, (weight, columns))) = found else { break };
                 let Some(mut y) = columns.take(i) else { break };
-                pass.product(weight, columns.range(i), 0..n, &mut y, scratch);
+                late.prefetch(output, columns.range(i));
+                pass.product(weight, columns.range(i), 0..n, &[], &mut y, scratch);
+                late.shrink(scratch);
                 late.add(Piece { output, first: columns.range(i).start, y });
             }
+            late.shrink(scratch);
             late.finish();
         });
     }
@@ -169,25 +171,41 @@ struct Piece<'a> {
     y: Strided<'a>,
 }
 
-/// Pieces that one thread has multiplied while another still shrinks: it multiplies on, and expands them later. A
-/// thread waits only when all shrinks have been claimed, so by threads that are inside the region.
+/// What one thread does to the low-rank half. It claims a cell of u, multiplies a first piece while that cell's A comes
+/// from memory, and then shrinks. Pieces that it has multiplied while another thread still shrinks are expanded later:
+/// it waits only when all shrinks have been claimed, so by threads that are inside the region.
 struct Late<'a> {
     pass: &'a Pass<'a>,
     low_rank: Option<&'a Shrinking<'a>>,
+    cell: Option<Cell<'a>>,
     pieces: [Option<Piece<'a>>; LATE],
     count: usize,
 }
 
 impl<'a> Late<'a> {
+    /// Claims a cell.
     fn new(pass: &'a Pass<'a>, low_rank: Option<&'a Shrinking<'a>>) -> Self {
-        Self { pass, low_rank, pieces: [const { None }; LATE], count: 0 }
+        let cell = low_rank.and_then(|low_rank| low_rank.u.take());
+        if let Some((low_rank, cell)) = low_rank.zip(cell.as_ref()).filter(|_| pass.is_few()) {
+            pass.kernels.prefetch(low_rank.delta.a(cell));
+        }
+        Self { pass, low_rank, cell, pieces: [const { None }; LATE], count: 0 }
     }
 
-    /// Shrinks what no other thread has claimed.
-    fn shrink(&self, scratch: &mut Scratch) {
+    /// Shrinks what it has claimed, and what no other thread has.
+    fn shrink(&mut self, scratch: &mut Scratch) {
         let Some(Shrinking { delta, u, .. }) = self.low_rank else { return };
-        while let Some(mut cell) = u.take() {
-            delta.shrink(self.pass, &mut cell, scratch);
+        while let Some(mut cell) = self.cell.take() {
+            self.cell = u.take();
+            let next = self.cell.as_ref().filter(|_| self.pass.is_few()).map_or(&[][..], |cell| delta.a(cell));
+            delta.shrink(self.pass, &mut cell, next, scratch);
+        }
+    }
+
+    /// Asks for the B of outputs that are about to be multiplied.
+    fn prefetch(&self, output: usize, outputs: Range<usize>) {
+        if let Some(low_rank) = self.low_rank.filter(|_| self.pass.is_few()) {
+            low_rank.delta.prefetch(self.pass.kernels, output, outputs);
         }
     }
 
@@ -239,18 +257,25 @@ pub(super) struct Pass<'a> {
 }
 
 impl Pass<'_> {
+    /// Whether so few rows read a weight that it is what the time goes to.
+    fn is_few(&self) -> bool {
+        self.x.len() < MANY_ROWS * self.fan.cols
+    }
+
     /// The opening of `slot` for row `i` of the product.
     pub(super) fn opening(&self, i: usize, slot: usize) -> f32 {
         let row = if self.outputs_only { self.rows.outputs[i] as usize } else { i };
         self.rows.opening(row, slot)
     }
 
-    /// Rows `range` of `weight` against the rows `rows` of x, which are all of them if both are in Int8.
+    /// Rows `range` of `weight` against the rows `rows` of x, which are all of them if both are in Int8. Meanwhile
+    /// `next` may be asked for.
     pub(super) fn product(
         &self,
         weight: &Tensor,
         range: Range<usize>,
         rows: Range<usize>,
+        next: &[u8],
         y: &mut Strided<'_>,
         scratch: &mut Scratch,
     ) {
@@ -259,7 +284,7 @@ impl Pass<'_> {
             self.kernels.linear_int8(&w, self.acts, y, scratch);
         } else {
             let x = &self.x[rows.start * self.fan.cols..rows.end * self.fan.cols];
-            self.kernels.linear_float(&w, x, y, scratch);
+            self.kernels.linear_float(&w, x, y, next, scratch);
         }
     }
 }

@@ -85,14 +85,14 @@ impl Kernels {
     }
 
     /// y\[i\]\[r\] = the Float dot of row r of `w` and row i of `x`, as [`crate::quant::dot_float`]. The rows
-    /// of `x` lie one after the other.
+    /// of `x` lie one after the other. Meanwhile `next`, what is to be read next, may be asked for.
     ///
     /// # Panics
     /// If the shapes do not fit: `w` [n, cols], `x` [m, cols], `y` [m, n].
-    pub fn linear_float(&self, w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>, scratch: &mut Scratch) {
+    pub fn linear_float(&self, w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>, next: &[u8], scratch: &mut Scratch) {
         assert!(x.len() == y.rows() * w.cols, "{} activations are not {} rows of {}", x.len(), y.rows(), w.cols);
         check_shapes(w, y.rows(), w.cols, y);
-        float::linear(self.level, w, x, y, &mut scratch.rows);
+        float::linear(self.level, w, x, y, next, &mut scratch.rows);
     }
 
     /// The values of `src`, of type `ty`, in f32.
@@ -147,6 +147,14 @@ impl Kernels {
         match b.ty {
             TensorType::F16 => half::expand(self.level, y, b, first, u),
             _ => float::expand(self.level, y, b, first, u),
+        }
+    }
+
+    /// Asks for `bytes` to come nearer than memory.
+    pub fn prefetch(&self, bytes: &[u8]) {
+        #[cfg(target_arch = "x86_64")]
+        for line in bytes.chunks(64) {
+            super::lanes::prefetch_far(line.as_ptr());
         }
     }
 
