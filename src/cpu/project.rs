@@ -284,7 +284,7 @@ impl Pass<'_> {
             self.kernels.linear_int8(&w, self.acts, y, scratch);
         } else {
             let x = &self.x[rows.start * self.fan.cols..rows.end * self.fan.cols];
-            self.kernels.linear_float(&w, x, y, next, scratch);
+            self.kernels.linear_float_before(&w, x, y, next, scratch);
         }
     }
 }

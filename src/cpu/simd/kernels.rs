@@ -85,11 +85,26 @@ impl Kernels {
     }
 
     /// y\[i\]\[r\] = the Float dot of row r of `w` and row i of `x`, as [`crate::quant::dot_float`]. The rows
-    /// of `x` lie one after the other. Meanwhile `next`, what is to be read next, may be asked for.
+    /// of `x` lie one after the other.
     ///
     /// # Panics
     /// If the shapes do not fit: `w` [n, cols], `x` [m, cols], `y` [m, n].
-    pub fn linear_float(&self, w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>, next: &[u8], scratch: &mut Scratch) {
+    pub fn linear_float(&self, w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>, scratch: &mut Scratch) {
+        self.linear_float_before(w, x, y, &[], scratch);
+    }
+
+    /// The same while `next`, which is to be read after it, is asked for.
+    ///
+    /// # Panics
+    /// As [`Kernels::linear_float`].
+    pub fn linear_float_before(
+        &self,
+        w: &Rows<'_>,
+        x: &[f32],
+        y: &mut Strided<'_>,
+        next: &[u8],
+        scratch: &mut Scratch,
+    ) {
         assert!(x.len() == y.rows() * w.cols, "{} activations are not {} rows of {}", x.len(), y.rows(), w.cols);
         check_shapes(w, y.rows(), w.cols, y);
         float::linear(self.level, w, x, y, next, &mut scratch.rows);
