@@ -1,7 +1,7 @@
 //! Low-rank terms as the kernels want them, and their two halves: the shrink and the expand.
 
 use super::project::Pass;
-use super::simd::{Cell, Scratch, Shrunk, Strided, Tiles};
+use super::simd::{Cell, Kernels, Scratch, Shrunk, Strided, Tiles};
 use crate::backend::{Precision, Term};
 use crate::map::Bytes;
 use crate::quant;
@@ -12,6 +12,10 @@ use std::ops::Range;
 const FLOAT_ROWS: usize = 8;
 /// The same of an A that meets 8-bit activations.
 const INT8_ROWS: usize = 16;
+/// Bytes of a cache line.
+const LINE: usize = 64;
+/// Bytes of B that are asked for ahead of the product that they are added to.
+const AHEAD_BYTES: usize = 8 << 10;
 /// Rows whose expand shares a look at the openings.
 const ROWS: usize = 64;
 
@@ -40,6 +44,8 @@ pub struct Delta {
     ends: [usize; 2],
     /// Whether an A meets 8-bit activations.
     int8: bool,
+    /// Whether an A meets activations in f32.
+    float: bool,
 }
 
 impl Delta {
@@ -56,9 +62,10 @@ impl Delta {
             let (b, b_type) = tiles(b, precision);
             LowRank { output, slot, scale, columns, a: a.clone(), b, b_type }
         };
-        let lowered = terms.iter().map(lower).collect();
-        let int8 = terms.iter().any(|term| int8(term.a));
-        Self { terms: lowered, ends: [0, first], cuts, int8 }
+        let mut lowered: Vec<LowRank> = terms.iter().map(lower).collect();
+        gather(&mut lowered);
+        let [int8, float] = [true, false].map(|kind| terms.iter().any(|term| int8(term.a) == kind));
+        Self { terms: lowered, ends: [0, first], cuts, int8, float }
     }
 
     /// Where u is cut: into pieces of some columns, or not at all.
@@ -71,6 +78,11 @@ impl Delta {
         self.int8
     }
 
+    /// Whether an A meets activations in f32.
+    pub(super) fn float(&self) -> bool {
+        self.float
+    }
+
     /// Whether a term is open in any row of the step.
     pub(super) fn opens(&self, open: &[bool]) -> bool {
         self.terms.iter().any(|term| open[term.slot])
@@ -81,8 +93,19 @@ impl Delta {
         self.terms.iter().any(|term| term.output == output)
     }
 
-    /// `u = opening · scale · A x` in a cell of u. Where a term is closed its values have no meaning.
-    pub(super) fn shrink(&self, pass: &Pass<'_>, cell: &mut Cell<'_>, scratch: &mut Scratch) {
+    /// The rows of A that a cell of u, which lies inside one term, reads.
+    pub(super) fn a(&self, cell: &Cell<'_>) -> &[u8] {
+        let columns = cell.place().1;
+        let term = self.terms.iter().find(|term| columns.start < term.columns.end);
+        let Some(term) = term.filter(|term| columns.end <= term.columns.end) else { return &[] };
+        let row_bytes = term.a.row_bytes();
+        let first = term.columns.start;
+        &term.a.data[(columns.start - first) * row_bytes..(columns.end - first) * row_bytes]
+    }
+
+    /// `u = opening · scale · A x` in a cell of u. Where a term is closed its values have no meaning. Meanwhile `next`
+    /// may be asked for.
+    pub(super) fn shrink(&self, pass: &Pass<'_>, cell: &mut Cell<'_>, next: &[u8], scratch: &mut Scratch) {
         let (rows, columns) = cell.place();
         for term in &self.terms {
             let here = term.columns.start.max(columns.start)..term.columns.end.min(columns.end);
@@ -91,11 +114,20 @@ impl Delta {
             }
             let mut u = cell.columns(here.start - columns.start..here.end - columns.start);
             let ranks = here.start - term.columns.start..here.end - term.columns.start;
-            pass.product(&term.a, ranks, rows.clone(), &mut u, scratch);
+            pass.product(&term.a, ranks, rows.clone(), next, &mut u, scratch);
             for (i, row) in rows.clone().enumerate() {
                 let factor = pass.opening(row, term.slot) * term.scale;
                 u.row_mut(i).iter_mut().for_each(|v| *v *= factor);
             }
+        }
+    }
+
+    /// Asks for what the expand of `outputs` of output `output` reads.
+    pub(super) fn prefetch(&self, kernels: &Kernels, output: usize, outputs: Range<usize>) {
+        for term in self.terms.iter().filter(|term| term.output == output) {
+            let b = Tiles { ty: term.b_type, data: &term.b, rank: term.columns.len() };
+            let tiles = b.of(outputs.clone());
+            kernels.prefetch(&tiles[..tiles.len().min(AHEAD_BYTES)]);
         }
     }
 
@@ -126,6 +158,25 @@ impl Delta {
                 }
             }
         }
+    }
+}
+
+/// Moves all A, then all B to one place, in the order in which a step reads them: what comes after each is what a
+/// kernel that asks for the next bytes ahead will want.
+fn gather(terms: &mut [LowRank]) {
+    let mut all = Vec::new();
+    let mut add = |bytes: &[u8]| {
+        let start = all.len();
+        all.extend_from_slice(bytes);
+        all.resize(all.len().next_multiple_of(LINE), 0);
+        start..start + bytes.len()
+    };
+    let a: Vec<_> = terms.iter().map(|term| add(&term.a.data)).collect();
+    let b: Vec<_> = terms.iter().map(|term| add(&term.b)).collect();
+    let all = Bytes::from(all);
+    for (term, (a, b)) in terms.iter_mut().zip(a.into_iter().zip(b)) {
+        term.a.data = all.slice(a).expect("it was put there");
+        term.b = all.slice(b).expect("it was put there");
     }
 }
 

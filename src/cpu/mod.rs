@@ -3,9 +3,8 @@
 //!
 //! # Regions
 //! With one row, a layer takes five parallel regions (qkv, attention, output, gate/up, down); everything
-//! between runs on the calling thread. The shrink is part of its projection's region and the expand part of
-//! what reads the outputs, so a valve adds none. With more rows, inputs and consumers are shared out by row,
-//! in regions of their own.
+//! between runs on the calling thread. The shrink and the expand are part of their projection's region, so a
+//! valve adds none. With more rows, inputs and consumers are shared out by row, in regions of their own.
 
 mod attend;
 mod cache;

@@ -84,10 +84,10 @@ multiversion! {
         }
     }
 
-    /// `gate = gate / (1 + e^−gate) · up`.
-    pub fn silu_mul(gate: &mut [f32], up: &[f32]) {
-        for (g, u) in gate.iter_mut().zip(up) {
-            *g = *g / (1.0 + exp(-*g)) * u;
+    /// `out = gate / (1 + e^−gate) · up`.
+    pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+        for ((o, g), u) in out.iter_mut().zip(gate).zip(up) {
+            *o = g / (1.0 + exp(-g)) * u;
         }
     }
 
@@ -233,7 +233,7 @@ mod tests {
                 let (x, w) = (noise(4, n, 2.0), noise(5, n, 1.0));
                 let (mut norm, mut act, mut soft) = (vec![0.0; n], x.clone(), x.clone());
                 rms_norm(level, &x, &w, 1e-5, &mut norm);
-                silu_mul(level, &mut act, &w);
+                silu_mul(level, &x, &w, &mut act);
                 let (max, total) = softmax_weights(level, &mut soft, 0.125);
                 let (mut sums, mut of) = (x.clone(), [max, total]);
                 join_chunk(level, &mut sums, &mut of, &w, [0.5, 2.0], 0.125);

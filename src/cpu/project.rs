@@ -2,7 +2,7 @@
 
 use super::low_rank::Delta;
 use super::pool::pause;
-use super::simd::{Columns, Grid, Kernels, Rows as WeightRows, Scratch, Strided};
+use super::simd::{Cell, Columns, Grid, Kernels, Rows as WeightRows, Scratch, Strided};
 use super::{Buf, Cpu, Rows, lock, ops};
 use crate::backend::{Input, Precision};
 use crate::error::{Error, Result};
@@ -57,7 +57,7 @@ impl Fan {
 /// A fan's input, as f32 and as 8-bit activations.
 #[derive(Default)]
 pub(super) struct Prepared {
-    /// `[rows, cols]`; unused when the input is taken as it is.
+    /// `[rows, cols]` at least; unused when the input is taken as it is, or only in 8 bits.
     x: Vec<f32>,
     acts: Acts,
     rows: usize,
@@ -66,28 +66,35 @@ pub(super) struct Prepared {
 impl Cpu {
     /// Norms or gates the input, and quantizes it if a weight of the fan wants that.
     pub(super) fn prepare(&mut self, input: &Input<'_, Self>, fan: &Fan, delta: Option<&Delta>) {
-        let Self { pool, kernels, rows, prepared, .. } = self;
+        let Self { pool, kernels, rows, prepared, workspaces, .. } = self;
         let Prepared { x, acts, rows: count } = prepared;
         *count = if let Input::NormedOutputs { .. } = input { rows.outputs.len() } else { rows.len() };
         let n = *count;
-        let as_it_is = matches!(input, Input::Raw(_));
-        x.resize(if as_it_is { 0 } else { n * fan.cols }, 0.0);
+        let delta = delta.filter(|delta| delta.opens(&rows.open));
         let int8 = delta.is_some_and(Delta::int8) || fan.weights.iter().any(|w| fan.int8(w));
+        let float = delta.is_some_and(Delta::float) || fan.weights.iter().any(|w| !fan.int8(w));
         acts.resize(if int8 { n } else { 0 }, fan.cols.next_multiple_of(quant::act::BLOCK));
-        if as_it_is && !int8 {
+        let raw = matches!(input, Input::Raw(_));
+        if raw && !int8 {
             return;
         }
-        let mut values = x.chunks_exact_mut(fan.cols);
+        // Where no product reads them in f32, the values of a row are gone when it is quantized.
+        let kept = if raw || !float { 0 } else { n * fan.cols };
+        if x.len() < kept {
+            x.resize(kept, 0.0);
+        }
+        let mut values = x[..kept].chunks_exact_mut(fan.cols);
         let mut quantized = acts.rows_mut();
         let items = (0..n).map(|i| (i, values.next(), quantized.next()));
         let (kernels, rows) = (*kernels, &*rows);
-        pool.items(n, items, |_, (i, values, quantized)| {
-            let x = match values {
-                Some(out) => {
-                    input.row(kernels, rows, i, out);
-                    &*out
-                }
-                None => input.raw_row(i),
+        pool.items(n, items, |thread, (i, values, quantized)| {
+            let mut workspace = lock(&workspaces[thread]);
+            let x = if let Input::Raw(x) = input {
+                x.row(i)
+            } else {
+                let out = values.unwrap_or_else(|| workspace.row(fan.cols));
+                input.row(kernels, rows, i, out);
+                &*out
             };
             if let Some(quantized) = quantized {
                 kernels.quantize(x, quantized);
@@ -135,7 +142,6 @@ impl Cpu {
         pool.deal(pieces, |thread, claims| {
             let scratch = &mut *lock(&workspaces[thread]);
             let mut late = Late::new(&pass, low_rank.as_ref());
-            late.shrink(scratch);
             while let Some(mut i) = claims.take(thread) {
                 let found = fan.weights.iter().zip(shared.iter().flatten()).enumerate().find(|(_, (_, columns))| {
                     let here = i < columns.parts();
@@ -144,9 +150,12 @@ impl Cpu {
                 });
                 let Some((output, (weight, columns))) = found else { break };
                 let Some(mut y) = columns.take(i) else { break };
-                pass.product(weight, columns.range(i), 0..n, &mut y, scratch);
+                late.prefetch(output, columns.range(i));
+                pass.product(weight, columns.range(i), 0..n, &[], &mut y, scratch);
+                late.shrink(scratch);
                 late.add(Piece { output, first: columns.range(i).start, y });
             }
+            late.shrink(scratch);
             late.finish();
         });
     }
@@ -167,25 +176,41 @@ struct Piece<'a> {
     y: Strided<'a>,
 }
 
-/// Pieces that one thread has multiplied while another still shrinks: it multiplies on, and expands them later. A
-/// thread waits only when all shrinks have been claimed, so by threads that are inside the region.
+/// What one thread does to the low-rank half. It claims a cell of u, multiplies a first piece while that cell's A comes
+/// from memory, and then shrinks. Pieces that it has multiplied while another thread still shrinks are expanded later:
+/// it waits only when all shrinks have been claimed, so by threads that are inside the region.
 struct Late<'a> {
     pass: &'a Pass<'a>,
     low_rank: Option<&'a Shrinking<'a>>,
+    cell: Option<Cell<'a>>,
     pieces: [Option<Piece<'a>>; LATE],
     count: usize,
 }
 
 impl<'a> Late<'a> {
+    /// Claims a cell.
     fn new(pass: &'a Pass<'a>, low_rank: Option<&'a Shrinking<'a>>) -> Self {
-        Self { pass, low_rank, pieces: [const { None }; LATE], count: 0 }
+        let cell = low_rank.and_then(|low_rank| low_rank.u.take());
+        if let Some((low_rank, cell)) = low_rank.zip(cell.as_ref()).filter(|_| pass.is_few()) {
+            pass.kernels.prefetch(low_rank.delta.a(cell));
+        }
+        Self { pass, low_rank, cell, pieces: [const { None }; LATE], count: 0 }
     }
 
-    /// Shrinks what no other thread has claimed.
-    fn shrink(&self, scratch: &mut Scratch) {
+    /// Shrinks what it has claimed, and what no other thread has.
+    fn shrink(&mut self, scratch: &mut Scratch) {
         let Some(Shrinking { delta, u, .. }) = self.low_rank else { return };
-        while let Some(mut cell) = u.take() {
-            delta.shrink(self.pass, &mut cell, scratch);
+        while let Some(mut cell) = self.cell.take() {
+            self.cell = u.take();
+            let next = self.cell.as_ref().filter(|_| self.pass.is_few()).map_or(&[][..], |cell| delta.a(cell));
+            delta.shrink(self.pass, &mut cell, next, scratch);
+        }
+    }
+
+    /// Asks for the B of outputs that are about to be multiplied.
+    fn prefetch(&self, output: usize, outputs: Range<usize>) {
+        if let Some(low_rank) = self.low_rank.filter(|_| self.pass.is_few()) {
+            low_rank.delta.prefetch(self.pass.kernels, output, outputs);
         }
     }
 
@@ -237,18 +262,25 @@ pub(super) struct Pass<'a> {
 }
 
 impl Pass<'_> {
+    /// Whether so few rows read a weight that it is what the time goes to.
+    fn is_few(&self) -> bool {
+        self.x.len() < MANY_ROWS * self.fan.cols
+    }
+
     /// The opening of `slot` for row `i` of the product.
     pub(super) fn opening(&self, i: usize, slot: usize) -> f32 {
         let row = if self.outputs_only { self.rows.outputs[i] as usize } else { i };
         self.rows.opening(row, slot)
     }
 
-    /// Rows `range` of `weight` against the rows `rows` of x, which are all of them if both are in Int8.
+    /// Rows `range` of `weight` against the rows `rows` of x, which are all of them if both are in Int8. Meanwhile
+    /// `next` may be asked for.
     pub(super) fn product(
         &self,
         weight: &Tensor,
         range: Range<usize>,
         rows: Range<usize>,
+        next: &[u8],
         y: &mut Strided<'_>,
         scratch: &mut Scratch,
     ) {
@@ -257,19 +289,12 @@ impl Pass<'_> {
             self.kernels.linear_int8(&w, self.acts, y, scratch);
         } else {
             let x = &self.x[rows.start * self.fan.cols..rows.end * self.fan.cols];
-            self.kernels.linear_float(&w, x, y, scratch);
+            self.kernels.linear_float_before(&w, x, y, next, scratch);
         }
     }
 }
 
 impl Input<'_, Cpu> {
-    fn raw_row(&self, i: usize) -> &[f32] {
-        match self {
-            Input::Raw(x) => x.row(i),
-            _ => &[],
-        }
-    }
-
     /// Writes prepared row `i`.
     fn row(&self, kernels: &Kernels, rows: &Rows, i: usize, out: &mut [f32]) {
         let level = kernels.level();
@@ -281,8 +306,7 @@ impl Input<'_, Cpu> {
                 ops::rms_norm(level, x, weight, *eps, out);
             }
             Input::Gated { gate, up, .. } => {
-                out.copy_from_slice(gate.row(i));
-                ops::silu_mul(level, out, up.row(i));
+                ops::silu_mul(level, gate.row(i), up.row(i), out);
             }
         }
     }

@@ -79,9 +79,9 @@ impl Acts {
     pub fn resize(&mut self, rows: usize, cols: usize) {
         assert!(cols.is_multiple_of(BLOCK), "{cols} activations are not whole blocks of {BLOCK}");
         (self.rows, self.cols) = (rows, cols);
-        self.quants.resize(rows.next_multiple_of(PANEL) * cols, 0);
-        self.scales.resize(rows * cols / BLOCK, 0.0);
-        self.sums.resize(rows * cols / BLOCK, [0; 2]);
+        grow(&mut self.quants, rows.next_multiple_of(PANEL) * cols, 0);
+        grow(&mut self.scales, rows * cols / BLOCK, 0.0);
+        grow(&mut self.sums, rows * cols / BLOCK, [0; 2]);
     }
 
     pub fn rows(&self) -> usize {
@@ -102,7 +102,7 @@ impl Acts {
         }
     }
 
-    /// The quants of all rows, one after the other, and of as many more as make whole panels.
+    /// The quants of all rows, one after the other, and of at least as many more as make whole panels.
     pub(crate) fn quants(&self) -> &[i8] {
         &self.quants
     }
@@ -111,9 +111,16 @@ impl Acts {
     pub fn rows_mut(&mut self) -> impl Iterator<Item = ActRowMut<'_>> {
         let blocks = self.cols / BLOCK;
         let quants = self.quants[..self.rows * self.cols].chunks_exact_mut(self.cols);
-        let scales = self.scales.chunks_exact_mut(blocks);
-        let sums = self.sums.chunks_exact_mut(blocks);
+        let scales = self.scales[..self.rows * blocks].chunks_exact_mut(blocks);
+        let sums = self.sums[..self.rows * blocks].chunks_exact_mut(blocks);
         quants.zip(scales).zip(sums).map(|((quants, scales), sums)| ActRowMut { quants, scales, sums })
+    }
+}
+
+/// Makes `values` at least `len` long. They are not cut: what is cut would be filled again when the shape changes back.
+fn grow<T: Copy>(values: &mut Vec<T>, len: usize, fill: T) {
+    if values.len() < len {
+        values.resize(len, fill);
     }
 }
 

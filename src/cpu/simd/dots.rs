@@ -2,7 +2,7 @@
 //! sixteen sums of [`crate::quant::float`].
 
 use super::Level;
-use super::lanes::{Avx2Lanes, Avx512Lanes, Bf16, F16, F32, Lanes, Weight, reduce};
+use super::lanes::{Avx2Lanes, Avx512Lanes, Bf16, F16, F32, Lanes, Weight, prefetch, reduce};
 use super::view::{Rows, Strided};
 use crate::quant;
 use crate::quant::float::{LANES, accumulate_tail};
@@ -16,19 +16,19 @@ const MANY: usize = 4;
 ///
 /// # Panics
 /// If the shapes do not fit: `w` [n, cols], `x` [m, cols], `y` [m, n].
-pub(super) fn linear(level: Level, w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>) -> bool {
+pub(super) fn linear(level: Level, w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>, next: &[u8]) -> bool {
     let (m, n) = (y.rows(), y.cols());
     assert!(w.rows() == n && m * w.cols == x.len(), "[{}, {}] and {} for [{m}, {n}]", w.rows(), w.cols, x.len());
     // SAFETY: this machine has the features of the level, as `detect` found; the shapes were compared above, and
     // each arm has the type of `w`.
     unsafe {
         match (level.min(Level::detect()), w.ty) {
-            (Level::Avx512, TensorType::F32) => linear_avx512::<F32>(w, x, y),
-            (Level::Avx512, TensorType::F16) => linear_avx512::<F16>(w, x, y),
-            (Level::Avx512, TensorType::BF16) => linear_avx512::<Bf16>(w, x, y),
-            (Level::Avx2, TensorType::F32) => linear_avx2::<F32>(w, x, y),
-            (Level::Avx2, TensorType::F16) => linear_avx2::<F16>(w, x, y),
-            (Level::Avx2, TensorType::BF16) => linear_avx2::<Bf16>(w, x, y),
+            (Level::Avx512, TensorType::F32) => linear_avx512::<F32>(w, x, y, next),
+            (Level::Avx512, TensorType::F16) => linear_avx512::<F16>(w, x, y, next),
+            (Level::Avx512, TensorType::BF16) => linear_avx512::<Bf16>(w, x, y, next),
+            (Level::Avx2, TensorType::F32) => linear_avx2::<F32>(w, x, y, next),
+            (Level::Avx2, TensorType::F16) => linear_avx2::<F16>(w, x, y, next),
+            (Level::Avx2, TensorType::BF16) => linear_avx2::<Bf16>(w, x, y, next),
             _ => return false,
         }
     }
@@ -36,15 +36,15 @@ pub(super) fn linear(level: Level, w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>)
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn linear_avx512<W: Weight>(w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>) {
+unsafe fn linear_avx512<W: Weight>(w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>, next: &[u8]) {
     // SAFETY: as the caller vouches.
-    unsafe { linear_of::<Avx512Lanes, W, 8, 4, 4>(w, x, y) }
+    unsafe { linear_of::<Avx512Lanes, W, 8, 4, 4>(w, x, y, next) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn linear_avx2<W: Weight>(w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>) {
+unsafe fn linear_avx2<W: Weight>(w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>, next: &[u8]) {
     // SAFETY: as the caller vouches.
-    unsafe { linear_of::<Avx2Lanes, W, 4, 2, 2>(w, x, y) }
+    unsafe { linear_of::<Avx2Lanes, W, 4, 2, 2>(w, x, y, next) }
 }
 
 /// One row of x meets `FEW` weight rows at a time; of many, `X` meet `R`.
@@ -56,8 +56,11 @@ unsafe fn linear_of<L: Lanes, W: Weight, const FEW: usize, const R: usize, const
     w: &Rows<'_>,
     x: &[f32],
     y: &mut Strided<'_>,
+    next: &[u8],
 ) {
     let (n, m, cols) = (y.cols(), y.rows(), w.cols);
+    // What the last rows ask for: where the same distance ahead would be, were it next in memory.
+    let next = if next.is_empty() { w.data.as_ptr_range().end } else { next.as_ptr() };
     let (w, stride, ld) = (w.data.as_ptr(), cols * W::TYPE.block_bytes(), y.ld());
     let (x, y) = (x.as_ptr(), y.as_mut_ptr());
     // SAFETY: every block has its rows inside n and m; the rest as the caller vouches.
@@ -67,11 +70,11 @@ unsafe fn linear_of<L: Lanes, W: Weight, const FEW: usize, const R: usize, const
             let (x, y) = (x.add(i * cols), y.add(i * ld));
             let mut r = 0;
             while r + R <= n {
-                dots::<L, W, R, X>(w.add(r * stride), x, cols, y.add(r), ld);
+                dots::<L, W, R, X>(w.add(r * stride), x, cols, y.add(r), ld, next);
                 r += R;
             }
             while r < n {
-                dots::<L, W, 1, X>(w.add(r * stride), x, cols, y.add(r), ld);
+                dots::<L, W, 1, X>(w.add(r * stride), x, cols, y.add(r), ld, next);
                 r += 1;
             }
             i += X;
@@ -80,15 +83,16 @@ unsafe fn linear_of<L: Lanes, W: Weight, const FEW: usize, const R: usize, const
             let (x, y) = (x.add(i * cols), y.add(i * ld));
             let mut r = 0;
             while r + FEW <= n {
-                dots::<L, W, FEW, 1>(w.add(r * stride), x, cols, y.add(r), ld);
+                let ahead = if r + FEW < n { w.add((r + FEW) * stride) } else { next };
+                dots::<L, W, FEW, 1>(w.add(r * stride), x, cols, y.add(r), ld, ahead);
                 r += FEW;
             }
             while r + 2 <= n {
-                dots::<L, W, 2, 1>(w.add(r * stride), x, cols, y.add(r), ld);
+                dots::<L, W, 2, 1>(w.add(r * stride), x, cols, y.add(r), ld, next);
                 r += 2;
             }
             if r < n {
-                dots::<L, W, 1, 1>(w.add(r * stride), x, cols, y.add(r), ld);
+                dots::<L, W, 1, 1>(w.add(r * stride), x, cols, y.add(r), ld, next);
             }
             i += 1;
         }
@@ -106,6 +110,7 @@ unsafe fn dots<L: Lanes, W: Weight, const R: usize, const X: usize>(
     cols: usize,
     y: *mut f32,
     ld: usize,
+    ahead: *const u8,
 ) {
     // SAFETY: as the caller vouches.
     unsafe {
@@ -114,7 +119,11 @@ unsafe fn dots<L: Lanes, W: Weight, const R: usize, const X: usize>(
         for block in 0..cols / LANES {
             let mut weights = [L::splat(0.0); R];
             for r in 0..R {
-                weights[r] = W::load(w.add(r * stride + block * W::LANE_BYTES));
+                let at = r * stride + block * W::LANE_BYTES;
+                weights[r] = W::load(w.add(at));
+                if X == 1 {
+                    prefetch(ahead.wrapping_add(at));
+                }
             }
             for i in 0..X {
                 let x = L::load_f32(x.add(i * cols + block * LANES).cast());

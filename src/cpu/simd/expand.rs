@@ -4,11 +4,12 @@
 #[cfg(target_arch = "x86_64")]
 use super::Level;
 #[cfg(target_arch = "x86_64")]
-use super::lanes::{Avx2Lanes, Avx512Lanes, Bf16, F16, F32, Lanes, Weight};
+use super::lanes::{Avx2Lanes, Avx512Lanes, Bf16, F16, F32, Lanes, Weight, prefetch};
 use super::view::Strided;
 use crate::quant::dequantize_row;
 use crate::quant::float::LANES;
 use crate::tensor::TensorType;
+use std::ops::Range;
 
 /// B `[n_out, rank]` as tiles of [`Tiles::WIDTH`] outputs, `[rank][WIDTH]` each; the last is filled up with zeros.
 #[derive(Clone, Copy, Debug)]
@@ -28,13 +29,13 @@ impl<'a> Tiles<'a> {
         self.rank * Self::WIDTH * self.ty.block_bytes()
     }
 
-    /// Those of the outputs from `first` on, at least `outputs` of them.
+    /// Those of `outputs`.
     ///
     /// # Panics
-    /// If `first` is inside a tile, or there are fewer.
-    fn from(&self, first: usize, outputs: usize) -> &'a [u8] {
-        assert!(first.is_multiple_of(Self::WIDTH), "output {first} is inside a tile");
-        let tiles = first / Self::WIDTH..(first + outputs).div_ceil(Self::WIDTH);
+    /// If the first of them is inside a tile, or there are fewer.
+    pub fn of(&self, outputs: Range<usize>) -> &'a [u8] {
+        assert!(outputs.start.is_multiple_of(Self::WIDTH), "output {} is inside a tile", outputs.start);
+        let tiles = outputs.start / Self::WIDTH..outputs.end.div_ceil(Self::WIDTH);
         &self.data[tiles.start * self.tile_bytes()..tiles.end * self.tile_bytes()]
     }
 }
@@ -69,7 +70,7 @@ pub(super) fn scalar(y: &mut [f32], tiles: &[u8], ty: TensorType, u: &[f32]) {
 
 /// [`super::Kernels::expand_rows`] in scalar code.
 pub(super) fn rows_scalar(y: &mut Strided<'_>, rows: &[usize], b: &Tiles<'_>, first: usize, u: &Shrunk<'_>) {
-    let tiles = b.from(first, y.cols());
+    let tiles = b.of(first..first + y.cols());
     for i in rows {
         scalar(y.row_mut(*i), tiles, b.ty, u.row(*i));
     }
@@ -88,7 +89,7 @@ pub(super) fn rows(
     first: usize,
     u: &Shrunk<'_>,
 ) -> bool {
-    let tiles = b.from(first, y.cols());
+    let tiles = b.of(first..first + y.cols());
     assert!(rows.iter().all(|i| *i < y.rows()) && u.rank == b.rank, "rows of y, and a rank of {}", u.rank);
     // SAFETY: this machine has the features of the level, as `detect` found; the rows, the rank and the number of
     // tiles were checked above, and each arm has the type of `b`.
@@ -218,7 +219,11 @@ unsafe fn add_tiles<L: Lanes, W: Weight, const T: usize, const M: usize>(
         for j in 0..rank {
             let mut weights = [L::splat(0.0); T];
             for t in 0..T {
-                weights[t] = W::load(tile.add((t * rank + j) * W::LANE_BYTES));
+                let row = tile.add((t * rank + j) * W::LANE_BYTES);
+                weights[t] = W::load(row);
+                if M == 1 {
+                    prefetch(row.wrapping_add(T * rank * W::LANE_BYTES));
+                }
             }
             for i in 0..M {
                 let u = L::splat(*u[i].add(j));

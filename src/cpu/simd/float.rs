@@ -14,9 +14,9 @@ const EXPAND: usize = 64;
 pub(super) const SIDE: usize = 8;
 
 /// y\[i\]\[r\] = the Float dot of row r of `w` and row i of `x`; `rows` is room for dequantized rows.
-pub(super) fn linear(level: Level, w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>, rows: &mut Vec<f32>) {
+pub(super) fn linear(level: Level, w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>, next: &[u8], rows: &mut Vec<f32>) {
     if !w.ty.is_quantized() {
-        return linear_plain(level, w, x, y);
+        return linear_plain(level, w, x, y, next);
     }
     let (n, row_bytes) = (w.rows(), w.row_bytes());
     rows.resize(SIDE * w.cols, 0.0);
@@ -26,17 +26,17 @@ pub(super) fn linear(level: Level, w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>,
             dequantize(level, w.ty, bytes, row);
         }
         let data = bytemuck::cast_slice(&rows[..side.len() * w.cols]);
-        linear_plain(level, &Rows { ty: TensorType::F32, data, cols: w.cols }, x, &mut y.columns(side));
+        linear_plain(level, &Rows { ty: TensorType::F32, data, cols: w.cols }, x, &mut y.columns(side), &[]);
     }
 }
 
 /// The same of a weight of a float type.
-fn linear_plain(level: Level, w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>) {
+fn linear_plain(level: Level, w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>, next: &[u8]) {
     #[cfg(target_arch = "x86_64")]
-    if dots::linear(level, w, x, y) {
+    if dots::linear(level, w, x, y, next) {
         return;
     }
-    let _ = level;
+    let _ = (level, next);
     for (i, x) in x.chunks_exact(w.cols).enumerate() {
         for (r, v) in y.row_mut(i).iter_mut().enumerate() {
             *v = dot_float(w.ty, w.row(r), x);
