@@ -90,10 +90,8 @@ pub(super) trait Isa: Copy {
     unsafe fn mul(a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// a·b + c, rounded once.
     unsafe fn fma(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
-    /// Asks for the cache line at `p`, which may be any address, to come to the first-level cache.
-    unsafe fn prefetch_near(p: *const u8);
     /// Asks for the cache line at `p`, which may be any address, to come to the second-level cache.
-    unsafe fn prefetch_far(p: *const u8);
+    unsafe fn prefetch(p: *const u8);
 
     /// [`super::int8::few`], compiled for this level.
     unsafe fn few<F: Format, const M: usize>(w: &Rows<'_>, x: [ActRow<'_>; M], y: &mut Strided<'_>);

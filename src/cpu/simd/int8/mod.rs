@@ -16,11 +16,8 @@ use super::view::{Rows, Strided};
 use crate::quant::act::Acts;
 use crate::tensor::TensorType;
 
-/// How far ahead weights are asked for at least.
-const AHEAD_BYTES: usize = 8 << 10;
-
-/// The largest group of which the first-level cache can hold this one and the next.
-const NEAR_BYTES: usize = 10 << 10;
+/// How far ahead weights are asked for at least: memory's latency times the speed at which a thread reads.
+const AHEAD_BYTES: usize = 16 << 10;
 
 /// What the kernels keep between calls.
 #[derive(Debug, Default)]
@@ -207,7 +204,8 @@ pub(super) unsafe fn load_quants<I: Isa, F: Format>(p: *const u8, stride: usize,
 
 /// Asks for the share of part `b` of the weights that come after the group at `start`. A group is read along
 /// its rows, some lines of each, which no hardware prefetcher follows well; the next groups lie in memory one
-/// after the other and are asked for in that order. They go to the first-level cache where it holds both.
+/// after the other and are asked for in that order. They go to the second-level cache: more lines can be on their
+/// way to it at once than to the first.
 ///
 /// # Safety
 /// The machine has the features of `I`.
@@ -217,11 +215,6 @@ unsafe fn prefetch<I: Isa, F: Format>(start: *const u8, stride: usize, b: usize)
     let ahead = start.wrapping_add(group_bytes.max(AHEAD_BYTES) + b * part_bytes);
     for line in 0..part_bytes.div_ceil(64) {
         // SAFETY: as the caller vouches.
-        unsafe {
-            match group_bytes <= NEAR_BYTES {
-                true => I::prefetch_near(ahead.wrapping_add(line * 64)),
-                false => I::prefetch_far(ahead.wrapping_add(line * 64)),
-            }
-        }
+        unsafe { I::prefetch(ahead.wrapping_add(line * 64)) };
     }
 }
