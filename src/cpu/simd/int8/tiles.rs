@@ -196,7 +196,7 @@ pub(in crate::cpu::simd) unsafe fn pack_weights<I: Isa, F: Format>(
             for part in 0..F::PARTS {
                 let b = b * F::PARTS + part;
                 for line in 0..part_bytes::<I, F>().div_ceil(64) {
-                    I::prefetch_far(ahead.wrapping_add(b * part_bytes::<I, F>() + line * 64));
+                    I::prefetch(ahead.wrapping_add(b * part_bytes::<I, F>() + line * 64));
                 }
                 let tile = tile.add(b * I::LANES * tile_row::<F>());
                 let quads = F::quads::<I>(p, stride, part);
