@@ -1,5 +1,5 @@
-//! Attention by context: a decode step's one row and a prompt's 512, over caches of F16 and Q8_0. One layer of Llama
-//! 3.2 1B's heads, one thread.
+//! Attention by context: a decode step's one row and a prompt's 512, over caches of F16 and Q8_0. Llama 3.2 1B's heads,
+//! one thread; a decode step in as many layers as keep long contexts out of the processor's caches, as in a model.
 //!
 //! An element is one of the 4·rows·heads·head_dim·positions operations of the scores and the sums.
 
@@ -17,9 +17,10 @@ const HEADS: Heads = Heads { heads: 32, kv_heads: 8, head_dim: 64, scale: 0.125 
 const PAGE_LEN: usize = 64;
 const STEP: usize = 512;
 
-/// A sequence in the cache of one layer.
+/// A sequence in the cache.
 struct Sequence {
     cpu: Cpu,
+    layers: usize,
     cache: <Cpu as Backend>::Cache,
     rope: Rope,
     table: Vec<PageId>,
@@ -29,18 +30,18 @@ struct Sequence {
 }
 
 impl Sequence {
-    fn new(ty: TensorType, context: usize) -> Self {
+    fn new(ty: TensorType, context: usize, layers: usize) -> Self {
         let cpu = Cpu::new(1, Precision::Int8).unwrap();
         let pages = context.div_ceil(PAGE_LEN);
         let Heads { heads, kv_heads, head_dim, .. } = HEADS;
-        let spec = CacheSpec { layers: 1, kv_heads, head_dim, pages, page_len: PAGE_LEN, ty };
+        let spec = CacheSpec { layers, kv_heads, head_dim, pages, page_len: PAGE_LEN, ty };
         let cache = cpu.cache(&spec).unwrap();
         let buf = |heads: usize| cpu.buf(STEP.min(context), heads * head_dim).unwrap();
         let bufs = [buf(heads), buf(kv_heads), buf(kv_heads), buf(heads)];
         let mut rng = Rng::new(1);
         let values = (0..STEP * heads * head_dim).map(|_| rng.normal()).collect();
         let rope = Rope { layout: RopeLayout::Interleaved, inv_freq: vec![0.01; head_dim / 2] };
-        let mut sequence = Self { cpu, cache, rope, table: (0..pages as PageId).collect(), values, bufs };
+        let mut sequence = Self { cpu, layers, cache, rope, table: (0..pages as PageId).collect(), values, bufs };
         for start in (0..context).step_by(STEP) {
             sequence.step(start, STEP.min(context - start));
         }
@@ -66,28 +67,32 @@ impl Sequence {
         for (buf, heads) in [(&mut *q, HEADS.heads), (&mut *k, HEADS.kv_heads), (&mut *v, HEADS.kv_heads)] {
             self.cpu.upload(buf, &self.values[..rows * heads * HEADS.head_dim]).unwrap();
         }
-        self.cpu.rope_store([q, k, v], None, &mut self.cache, 0, &self.rope, &HEADS).unwrap();
+        for layer in 0..self.layers {
+            self.cpu.rope_store([&mut *q, &mut *k, &mut *v], None, &mut self.cache, layer, &self.rope, &HEADS).unwrap();
+        }
     }
 
     fn attend(&mut self) {
         let [q, _, _, y] = &mut self.bufs;
-        self.cpu.attend(y, q, &self.cache, 0, &HEADS).unwrap();
+        for layer in 0..self.layers {
+            self.cpu.attend(y, q, &self.cache, layer, &HEADS).unwrap();
+        }
     }
 }
 
 fn main() {
     let mut c: Criterion = criterion(1000);
     let contexts: &[usize] = if is_smoke() { &[64, 128] } else { &[64, 1024, 4096, 8192] };
-    for (name, most) in [("decode", 1), ("prefill", STEP)] {
+    for (name, most, layers) in [("decode", 1, 8), ("prefill", STEP, 1)] {
         let mut group = c.benchmark_group(format!("attention/{name}"));
         for ty in [TensorType::F16, TensorType::Q8_0] {
             for &context in contexts {
                 let rows = most.min(context);
-                let mut sequence = Sequence::new(ty, context);
+                let mut sequence = Sequence::new(ty, context, layers);
                 sequence.step(context - rows, rows);
                 // Row i of a step of n rows reads context − n + 1 + i positions.
                 let positions = rows * (2 * context - rows + 1) / 2;
-                let operations = 4 * HEADS.heads * HEADS.head_dim * positions;
+                let operations = 4 * layers * HEADS.heads * HEADS.head_dim * positions;
                 group.throughput(Throughput::Elements(operations as u64));
                 group.bench_function(format!("{ty}/{context}"), |b| b.iter(|| sequence.attend()));
             }

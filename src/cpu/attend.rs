@@ -7,7 +7,7 @@
 
 use super::cache::Cache;
 use super::simd::Kernels;
-use super::simd::attention::{self, Line, Matrix, Vectors};
+use super::simd::attention::{self, Float, Line, Matrix, Vectors};
 use super::{Buf, Cpu, Rows, columns, lock, ops};
 use crate::backend::{Heads, PageId};
 use crate::tensor::TensorType;
@@ -16,7 +16,7 @@ use std::sync::Mutex;
 /// Positions of a chunk, as far as they are whole pages.
 const CHUNK: usize = 256;
 /// Most rows whose attention one task computes, so that they share the widened keys and values.
-const ROWS: usize = 16;
+const ROWS: usize = 32;
 /// Tasks of attention that each thread should find.
 const TASKS: usize = 4;
 /// Most vectors that read F16 as it lies; for more it is widened once for all.
@@ -214,43 +214,48 @@ impl Cache {
         let q = Vectors { data: q, ld: head_dim };
         let scores = lines(scores, vectors * ld);
         let page = lines(page, head_dim * page_len);
-        let pages = || task.table[start / page_len..].iter().zip((start..end).step_by(page_len));
-        for (&id, first) in pages() {
-            let from = self.start(task.layer, id, task.kv_head);
-            let keys = &self.keys[from..][..self.part];
-            let keys = self.matrix(kernels, true, keys, page_len, vectors, page);
-            attention::scores(level, keys, q, page_len.min(end - first), &mut scores[first - start..], ld);
+        let pages = &task.table[start / page_len..end.div_ceil(page_len)];
+        let begin = |id: PageId| self.start(task.layer, id, task.kv_head);
+        let first_values = &self.values[begin(pages[0])..];
+        for (i, &id) in pages.iter().enumerate() {
+            let first = start + i * page_len;
+            task.count(first, page_len, counts);
+            let next = pages.get(i + 1).map_or(first_values, |id| &self.keys[begin(*id)..]);
+            let keys = &self.keys[begin(id)..][..self.part];
+            let keys = self.matrix(kernels, true, [keys, next], page_len, vectors, page);
+            attention::scores(level, keys, q, counts, &mut scores[first - start..], ld);
         }
         let (sums, weights) = out.split_at_mut(vectors * head_dim);
+        task.count(start, ld, counts);
         for (i, of) in weights.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-            let count = task.len_of(i).saturating_sub(start).min(ld);
-            *of = ops::softmax_weights(level, &mut scores[i * ld..][..count], task.scale).into();
+            *of = ops::softmax_weights(level, &mut scores[i * ld..][..counts[i]], task.scale).into();
         }
-        for (&id, first) in pages() {
-            let from = self.start(task.layer, id, task.kv_head);
-            let filled = page_len.min(end - first);
-            let values = &self.values[from..][..filled * self.row_bytes];
-            let values = self.matrix(kernels, false, values, head_dim, vectors, page);
-            counts.clear();
-            counts.extend((0..vectors).map(|i| task.len_of(i).saturating_sub(first).min(filled)));
+        for (i, &id) in pages.iter().enumerate() {
+            let first = start + i * page_len;
+            task.count(first, page_len, counts);
+            let next = pages.get(i + 1).map_or(&[][..], |id| &self.values[begin(*id)..]);
+            let values = &self.values[begin(id)..][..page_len.min(end - first) * self.row_bytes];
+            let values = self.matrix(kernels, false, [values, next], head_dim, vectors, page);
             let weights = Vectors { data: &scores[first - start..], ld };
-            attention::sums(level, values, weights, counts, first == start, sums);
+            attention::sums(level, values, weights, counts, i == 0, sums);
         }
     }
 
-    /// Keys in columns, or values in rows, of `cols` values: as they lie, or widened to `page`.
+    /// Keys in columns, or values in rows, of `cols` values: as they lie, or widened to `page`. What will be read next
+    /// is asked for meanwhile.
     fn matrix<'a>(
         &self,
         kernels: &Kernels,
         are_keys: bool,
-        data: &'a [u8],
+        [data, next]: [&'a [u8]; 2],
         cols: usize,
         vectors: usize,
         page: &'a mut [f32],
     ) -> Matrix<'a> {
+        let next = Some(next).filter(|_| vectors <= DIRECT);
         match self.spec.ty {
-            TensorType::F32 => return Matrix::F32 { data, cols },
-            TensorType::F16 if vectors <= DIRECT => return Matrix::F16 { data, cols },
+            TensorType::F32 => return Matrix { ty: Float::F32, data, cols, next },
+            TensorType::F16 if vectors <= DIRECT => return Matrix { ty: Float::F16, data, cols, next },
             _ => {}
         }
         let page = &mut page[..data.len() / self.row_bytes * self.spec.head_dim];
@@ -259,7 +264,7 @@ impl Cache {
         } else {
             kernels.widen(self.spec.ty, data, page);
         }
-        Matrix::F32 { data: bytemuck::cast_slice(page), cols }
+        Matrix { ty: Float::F32, data: bytemuck::cast_slice(page), cols, next: None }
     }
 }
 
@@ -317,6 +322,12 @@ impl<'a> Task<'a> {
         self.len + vector / self.shared
     }
 
+    /// How many of the positions `first..first + most` each vector attends to.
+    fn count(&self, first: usize, most: usize, counts: &mut Vec<usize>) {
+        counts.clear();
+        counts.extend((0..self.vectors()).map(|i| self.len_of(i).saturating_sub(first).min(most)));
+    }
+
     /// Copies the query vectors.
     fn gather(&self, head_dim: usize, q: &mut Vec<f32>) {
         q.clear();
@@ -357,6 +368,120 @@ impl<'a> Task<'a> {
         for (i, [_, total]) in joined.iter().enumerate() {
             let y = &mut y[i / self.shared * self.ld + self.offset + i % self.shared * head_dim..][..head_dim];
             ops::scale(level, y, 1.0 / total);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{Backend, Batch, CacheSpec, Linear, Precision, Rope, RopeLayout, Span};
+    use crate::cpu::simd::Level;
+    use crate::quant;
+    use crate::rng::Rng;
+
+    const PAGE_LEN: usize = 64;
+    const SHARED: usize = 3;
+    const KV_HEADS: usize = 2;
+
+    /// Keys and values of one head, `[positions, head_dim]`, as the cache rounds them.
+    struct Head {
+        keys: Vec<f32>,
+        values: Vec<f32>,
+    }
+
+    impl Head {
+        fn new(ty: TensorType, rows: [&[f32]; 2], head: usize, head_dim: usize) -> Self {
+            let [keys, values] = rows.map(|rows| {
+                let mut out = Vec::new();
+                for row in rows.chunks_exact(KV_HEADS * head_dim) {
+                    let row = &row[head * head_dim..][..head_dim];
+                    let (mut bytes, mut wide) = (vec![0; ty.row_bytes(head_dim).unwrap()], vec![0.0; head_dim]);
+                    quant::encode(ty, row, &mut bytes);
+                    quant::dequantize(ty, &bytes, &mut wide);
+                    out.extend(wide);
+                }
+                out
+            });
+            Self { keys, values }
+        }
+
+        /// One vector's attention to the first `len` positions.
+        fn truth(&self, q: &[f32], len: usize, scale: f32) -> Vec<f32> {
+            let (mut y, mut of) = (vec![0.0; q.len()], [0.0; 2]);
+            for start in (0..len).step_by(CHUNK) {
+                let positions = start..len.min(start + CHUNK);
+                let key = |p: usize| self.keys[p * q.len()..].iter().zip(q);
+                let mut weights: Vec<f32> =
+                    positions.clone().map(|p| key(p).fold(0.0, |s, (k, q)| q.mul_add(*k, s))).collect();
+                let of_chunk = ops::softmax_weights(Level::Scalar, &mut weights, scale).into();
+                let value = |j: usize| positions.clone().map(move |p| self.values[p * q.len() + j]).zip(&weights);
+                let sum = |j: usize| value(j).fold(0.0f32, |s, (v, w)| w.mul_add(v, s));
+                let sums: Vec<f32> = (0..q.len()).map(sum).collect();
+                if start == 0 {
+                    (y, of) = (sums, of_chunk);
+                } else {
+                    ops::join_chunk(Level::Scalar, &mut y, &mut of, &sums, of_chunk, scale);
+                }
+            }
+            y.iter().map(|sum| sum * (1.0 / of[1])).collect()
+        }
+    }
+
+    /// Attention of the last `rows` positions of `[q, k, v]`, after the others were stored in steps of another size.
+    /// What the cache held before is no number.
+    fn attention(cpu: &mut Cpu, ty: TensorType, heads: &Heads, [q, k, v]: [&[f32]; 3], rows: usize) -> Vec<f32> {
+        let widths = [heads.heads, heads.kv_heads, heads.kv_heads].map(|n| n * heads.head_dim);
+        let len = q.len() / widths[0];
+        let pages: Vec<PageId> = (0..len.div_ceil(PAGE_LEN) as PageId).rev().collect();
+        let (kv_heads, head_dim) = (heads.kv_heads, heads.head_dim);
+        let spec = CacheSpec { layers: 1, kv_heads, head_dim, pages: pages.len(), page_len: PAGE_LEN, ty };
+        let mut cache = cpu.cache(&spec).unwrap();
+        cache.keys.fill(0xff);
+        cache.values.fill(0xff);
+        let rope = Rope { layout: RopeLayout::Interleaved, inv_freq: vec![] };
+        let mut y = cpu.buf(len, widths[0]).unwrap();
+        for range in
+            [0..(len - rows) / 3, (len - rows) / 3..len - rows, len - rows..len].iter().filter(|r| !r.is_empty())
+        {
+            let mut bufs = widths.map(|width| cpu.buf(range.len(), width).unwrap());
+            for ((buf, data), width) in bufs.iter_mut().zip([q, k, v]).zip(widths) {
+                cpu.upload(buf, &data[range.start * width..range.end * width]).unwrap();
+            }
+            let positions: Vec<u32> = range.clone().map(|p| p as u32).collect();
+            let (tokens, outputs) = (&positions[..], &[][..]);
+            let spans = &[Span { rows: 0..range.len() as u32, table: 0..pages.len() as u32 }];
+            let (openings, slots, pages, positions) = (&[][..], 0, &pages[..], &positions[..]);
+            cpu.begin(&Batch { tokens, positions, spans, pages, openings, slots, outputs }).unwrap();
+            let [q, k, v] = &mut bufs;
+            cpu.rope_store([&mut *q, k, v], None, &mut cache, 0, &rope, heads).unwrap();
+            cpu.attend(&mut y, q, &cache, 0, heads).unwrap();
+        }
+        y.data[..rows * widths[0]].to_vec()
+    }
+
+    #[test]
+    fn attention_has_the_bits_of_its_truth_at_every_level() {
+        let mut rng = Rng::new(1);
+        for (i, head_dim) in [64, 80, 96, 128, 256].into_iter().enumerate() {
+            let heads = Heads { heads: SHARED * KV_HEADS, kv_heads: KV_HEADS, head_dim, scale: 0.3 };
+            let types = [TensorType::F32, TensorType::F16, TensorType::Q8_0];
+            for (ty, len) in types.into_iter().filter(|ty| ty.row_bytes(head_dim).is_some()).zip([70, 300, 530]) {
+                let mut noise = |n: usize| -> Vec<f32> { (0..len * n * head_dim).map(|_| rng.normal()).collect() };
+                let (q, k, v) = (noise(heads.heads), noise(KV_HEADS), noise(KV_HEADS));
+                let kv: Vec<Head> = (0..KV_HEADS).map(|head| Head::new(ty, [&k, &v], head, head_dim)).collect();
+                let rows = [1, 2, 7, 50, 65][i];
+                let vectors = q.chunks_exact(head_dim).enumerate().skip((len - rows) * heads.heads);
+                let truth =
+                    vectors.flat_map(|(i, q)| kv[i % heads.heads / SHARED].truth(q, i / heads.heads + 1, heads.scale));
+                let truth: Vec<u32> = truth.map(f32::to_bits).collect();
+                for (level, threads) in Level::ALL.into_iter().zip([1, 2, 3]) {
+                    let mut cpu = Cpu::at_level(threads, Precision::Int8, level).unwrap();
+                    let y = attention(&mut cpu, ty, &heads, [&q, &k, &v], rows);
+                    let y: Vec<u32> = y.into_iter().map(f32::to_bits).collect();
+                    assert!(y == truth, "{ty}, heads of {head_dim}, {rows} rows at {}", level.name());
+                }
+            }
         }
     }
 }

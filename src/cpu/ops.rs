@@ -53,13 +53,14 @@ fn max(x: &[f32]) -> f32 {
     lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
 }
 
+/// 1.5 · 2²³: adding it rounds to an integer that then stands in the low bits.
+const ROUND: f32 = 12_582_912.0;
+
 /// eˣ within 2 ulp of the exact value; 0 below −87.3 and 2¹²⁷·√2 at most.
 ///
 /// x = n·ln 2 + r with |r| ≤ ln 2 / 2; e^r by its Taylor polynomial of degree 7.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
-    /// 1.5 · 2²³: adding it rounds to an integer that then stands in the low bits.
-    const ROUND: f32 = 12_582_912.0;
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let limited = x.clamp(-87.3, 88.0);
@@ -72,6 +73,21 @@ fn exp(x: f32) -> f32 {
     }
     let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
     if x < -87.3 { 0.0 } else { p * power }
+}
+
+/// 2ˣ within 2 ulp of the exact value for x ≤ 0; 0 below −126.
+///
+/// x = n + r with |r| ≤ 1/2; 2^r by a polynomial of degree 6 that is 1 at 0 and near the best elsewhere.
+#[inline(always)]
+fn exp2(x: f32) -> f32 {
+    let shifted = x + ROUND;
+    let r = x - (shifted - ROUND);
+    let mut p = 1.545_316_3e-4f32;
+    for c in [1.339_086_3e-3, 9.618_083e-3, 5.550_357e-2, 0.240_226_5, 0.693_147_2, 1.0] {
+        p = p.mul_add(r, c);
+    }
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
+    if x < -126.0 { 0.0 } else { p * power }
 }
 
 multiversion! {
@@ -107,17 +123,17 @@ multiversion! {
 
     /// Replaces scores s by `e^(scale · (s − max s))` and returns that maximum, and the sum of the weights.
     pub fn softmax_weights(scores: &mut [f32], scale: f32) -> (f32, f32) {
-        let max = max(scores);
+        let (max, scale) = (max(scores), scale * std::f32::consts::LOG2_E);
         let mut lanes = [0.0f32; LANES];
         let (blocks, rest) = scores.as_chunks_mut::<LANES>();
         for block in blocks {
             for l in 0..LANES {
-                block[l] = exp(scale * (block[l] - max));
+                block[l] = exp2(scale * (block[l] - max));
                 lanes[l] += block[l];
             }
         }
         for (lane, s) in lanes.iter_mut().zip(rest) {
-            *s = exp(scale * (*s - max));
+            *s = exp2(scale * (*s - max));
             *lane += *s;
         }
         (max, tree(lanes))
@@ -127,7 +143,8 @@ multiversion! {
     /// total]`, the maximum and the sum of those weights, on both sides. The larger maximum becomes that of both.
     pub fn join_chunk(sums: &mut [f32], of: &mut [f32; 2], chunk: &[f32], of_chunk: [f32; 2], scale: f32) {
         let max = if of_chunk[0] > of[0] { of_chunk[0] } else { of[0] };
-        let [before, added] = [exp(scale * (of[0] - max)), exp(scale * (of_chunk[0] - max))];
+        let scale = scale * std::f32::consts::LOG2_E;
+        let [before, added] = [exp2(scale * (of[0] - max)), exp2(scale * (of_chunk[0] - max))];
         *of = [max, of_chunk[1].mul_add(added, of[1] * before)];
         for (sum, v) in sums.iter_mut().zip(chunk) {
             *sum = v.mul_add(added, *sum * before);
@@ -170,6 +187,19 @@ mod tests {
         }
         assert_eq!((exp(0.0), exp(f32::NEG_INFINITY), exp(-100.0)), (1.0, 0.0, 0.0));
         assert!(exp(f32::INFINITY) > 1e38 && exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn exp2_is_within_two_ulp() {
+        let mut x = 0.0f32;
+        while x > -126.0 {
+            let (got, want) = (f64::from(exp2(x)), f64::from(x).exp2());
+            let ulp = f64::from(f32::from_bits((want as f32).to_bits() + 1)) - f64::from(want as f32);
+            assert!((got - want).abs() <= 2.0 * ulp, "exp2({x}) = {got}, {want} expected");
+            x -= 0.0137;
+        }
+        assert_eq!((exp2(0.0), exp2(f32::NEG_INFINITY), exp2(-127.0)), (1.0, 0.0, 0.0));
+        assert!(exp2(f32::NAN).is_nan());
     }
 
     #[test]

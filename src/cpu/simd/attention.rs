@@ -22,11 +22,21 @@ unsafe impl bytemuck::Zeroable for Line {}
 // SAFETY: an array of 64 bytes aligned to 64 has no padding, and every bit pattern is valid.
 unsafe impl bytemuck::Pod for Line {}
 
+/// The types that are read as they lie.
+#[derive(Clone, Copy, Debug)]
+pub enum Float {
+    F32,
+    F16,
+}
+
 /// Rows of `cols` values each, one after the other.
 #[derive(Clone, Copy, Debug)]
-pub enum Matrix<'a> {
-    F32 { data: &'a [u8], cols: usize },
-    F16 { data: &'a [u8], cols: usize },
+pub struct Matrix<'a> {
+    pub ty: Float,
+    pub data: &'a [u8],
+    pub cols: usize,
+    /// What will be read next: it is asked for, line by line, while this is read.
+    pub next: Option<&'a [u8]>,
 }
 
 /// Vectors one after the other, `ld` values apart.
@@ -36,23 +46,23 @@ pub struct Vectors<'a> {
     pub ld: usize,
 }
 
-/// `out[v][p] = Σ_d q[v][d] · keys[d][p]` for p < `count`, and perhaps for some p from there on. Keys stand in columns:
-/// `[head_dim, positions]`, q is `[vectors, head_dim]`, and the vectors of `out` are `ld` values apart.
+/// `out[v][p] = Σ_d q[v][d] · keys[d][p]` for p < `counts[v]`, and perhaps for some p from there on. Keys stand in
+/// columns: `[head_dim, positions]`, q is `[vectors, head_dim]`, and the vectors of `out` are `ld` values apart.
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn scores(level: Level, keys: Matrix<'_>, q: Vectors<'_>, count: usize, out: &mut [f32], ld: usize) {
+pub fn scores(level: Level, keys: Matrix<'_>, q: Vectors<'_>, counts: &[usize], out: &mut [f32], ld: usize) {
     let (rows, columns) = keys.shape();
-    let vectors = q.data.len() / q.ld;
-    assert!(rows <= q.ld && count <= columns, "{rows} x {columns} keys for {} values, {count} positions", q.ld);
-    assert!(vectors == 0 || (vectors - 1) * ld + columns <= out.len(), "{} scores", out.len());
-    let (q, q_ld, out) = (q.data.as_ptr(), q.ld, out.as_mut_ptr());
-    let job = Scores { keys: keys.start(), rows, columns, count, q, q_ld, vectors, out, ld };
-    match keys {
+    let fits = |(v, count): (usize, &usize)| *count <= columns && v * ld + columns <= out.len();
+    assert!(counts.iter().enumerate().all(fits), "{} scores, {columns} positions for {counts:?}", out.len());
+    assert!(rows <= q.ld && counts.len() * q.ld <= q.data.len(), "{} values for {counts:?}", q.data.len());
+    let (data, q, q_ld, out) = (keys.data.as_ptr(), q.data.as_ptr(), q.ld, out.as_mut_ptr());
+    let job = Scores { keys: data, ahead: keys.ahead(), rows, columns, q, q_ld, counts, out, ld };
+    match keys.ty {
         // SAFETY: the shapes were compared above.
-        Matrix::F32 { .. } => unsafe { run::<F32, _>(level, job) },
+        Float::F32 => unsafe { run::<F32, _>(level, job) },
         // SAFETY: as above.
-        Matrix::F16 { .. } => unsafe { run::<F16, _>(level, job) },
+        Float::F16 => unsafe { run::<F16, _>(level, job) },
     }
 }
 
@@ -67,29 +77,29 @@ pub fn sums(level: Level, values: Matrix<'_>, weights: Vectors<'_>, counts: &[us
     assert!(out.len() == vectors * columns, "{} values for {vectors} vectors of {columns}", out.len());
     let fits = |(v, count): (usize, &usize)| *count <= rows && v * ld + count <= w.len();
     assert!(counts.iter().enumerate().all(fits), "{} weights, {rows} positions for {counts:?}", w.len());
-    let (start, out) = (values.start(), out.as_mut_ptr());
-    let job = Sums { values: start, columns, weights: w.as_ptr(), ld, counts, fresh, out };
-    match values {
+    let (data, ahead, out) = (values.data.as_ptr(), values.ahead(), out.as_mut_ptr());
+    let job = Sums { values: data, ahead, columns, weights: w.as_ptr(), ld, counts, fresh, out };
+    match values.ty {
         // SAFETY: the shapes were compared above.
-        Matrix::F32 { .. } => unsafe { run::<F32, _>(level, job) },
+        Float::F32 => unsafe { run::<F32, _>(level, job) },
         // SAFETY: as above.
-        Matrix::F16 { .. } => unsafe { run::<F16, _>(level, job) },
+        Float::F16 => unsafe { run::<F16, _>(level, job) },
     }
 }
 
-impl<'a> Matrix<'a> {
+impl Matrix<'_> {
     /// Rows and columns.
     fn shape(&self) -> (usize, usize) {
-        match self {
-            Self::F32 { data, cols } => (data.len() / (4 * cols), *cols),
-            Self::F16 { data, cols } => (data.len() / (2 * cols), *cols),
-        }
+        let size = match self.ty {
+            Float::F32 => F32::BYTES,
+            Float::F16 => F16::BYTES,
+        };
+        (self.data.len() / (size * self.cols), self.cols)
     }
 
-    fn start(&self) -> *const u8 {
-        match self {
-            Self::F32 { data, .. } | Self::F16 { data, .. } => data.as_ptr(),
-        }
+    /// Bytes from here to what will be read next.
+    fn ahead(&self) -> usize {
+        self.next.map_or(0, |next| next.as_ptr().addr().wrapping_sub(self.data.as_ptr().addr()))
     }
 }
 
@@ -130,59 +140,75 @@ unsafe fn run<S: Source, J: Job>(level: Level, job: J) {
     }
 }
 
+/// Vector `w` of lanes of a row at `p`; what lies `ahead` bytes further is asked for, unless that is zero.
+///
+/// # Safety
+/// There are so many values, and the machine has the instructions of `V`.
+#[inline(always)]
+unsafe fn row<V: FloatVector, S: Source>(p: *const u8, w: usize, ahead: usize) -> V {
+    let bytes = V::LANES * S::BYTES;
+    // SAFETY: as the caller vouches; any address may be asked for.
+    unsafe {
+        let p = p.add(w * bytes);
+        if (w * bytes).is_multiple_of(size_of::<Line>()) && ahead != 0 {
+            V::prefetch(p.wrapping_add(ahead));
+        }
+        S::load::<V>(p)
+    }
+}
+
 /// See [`scores`].
 #[derive(Clone, Copy)]
-struct Scores {
+struct Scores<'a> {
     keys: *const u8,
+    ahead: usize,
     rows: usize,
     columns: usize,
-    count: usize,
     q: *const f32,
     q_ld: usize,
-    vectors: usize,
+    counts: &'a [usize],
     out: *mut f32,
     ld: usize,
 }
 
-impl Job for Scores {
+impl Job for Scores<'_> {
     #[inline(always)]
     unsafe fn run<V: FloatVector, S: Source, const W: usize>(self) {
         // SAFETY: as the caller vouches; the blocks below ask for vectors that there are.
-        let mut v = 0;
-        while v < self.vectors {
+        for (i, counts) in self.counts.chunks(VECTORS).enumerate() {
+            let (v, most) = (i * VECTORS, counts.iter().copied().fold(0, usize::max));
             unsafe {
-                match self.vectors - v {
-                    1 => self.vectors::<V, S, 1, W>(v),
-                    2 => self.vectors::<V, S, 2, W>(v),
-                    3 => self.vectors::<V, S, 3, W>(v),
-                    _ => self.vectors::<V, S, VECTORS, W>(v),
+                match counts.len() {
+                    1 => self.vectors::<V, S, 1, W>(v, most),
+                    2 => self.vectors::<V, S, 2, W>(v, most),
+                    3 => self.vectors::<V, S, 3, W>(v, most),
+                    _ => self.vectors::<V, S, VECTORS, W>(v, most),
                 }
             }
-            v += VECTORS;
         }
     }
 }
 
-impl Scores {
-    /// All positions of the `N` vectors from `v` on.
+impl Scores<'_> {
+    /// The first `count` positions of the `N` vectors from `v` on.
     ///
     /// # Safety
-    /// As [`Job::run`]; there are so many vectors.
+    /// As [`Job::run`]; there are so many vectors and columns.
     #[inline(always)]
-    unsafe fn vectors<V: FloatVector, S: Source, const N: usize, const W: usize>(&self, v: usize) {
-        let whole = self.count.next_multiple_of(V::LANES);
+    unsafe fn vectors<V: FloatVector, S: Source, const N: usize, const W: usize>(&self, v: usize, count: usize) {
+        let whole = count.next_multiple_of(V::LANES).min(self.columns);
         let mut p = 0;
         // SAFETY: every block lies inside the columns.
         unsafe {
-            while p + W * V::LANES <= whole.min(self.columns) {
+            while p + W * V::LANES <= whole {
                 self.block::<V, S, N, W>(v, p);
                 p += W * V::LANES;
             }
-            while p + V::LANES <= whole.min(self.columns) {
+            while p + V::LANES <= whole {
                 self.block::<V, S, N, 1>(v, p);
                 p += V::LANES;
             }
-            while p < self.count {
+            while p < count {
                 self.block::<f32, S, N, 1>(v, p);
                 p += 1;
             }
@@ -204,7 +230,7 @@ impl Scores {
             for d in 0..self.rows {
                 let mut keys = [V::splat(0.0); W];
                 for (w, keys) in keys.iter_mut().enumerate() {
-                    *keys = S::load::<V>(key.add(w * V::LANES * S::BYTES));
+                    *keys = row::<V, S>(key, w, self.ahead);
                 }
                 for (i, sums) in sums.iter_mut().enumerate() {
                     let q = V::splat(*q.add(i * self.q_ld + d));
@@ -227,6 +253,7 @@ impl Scores {
 #[derive(Clone, Copy)]
 struct Sums<'a> {
     values: *const u8,
+    ahead: usize,
     columns: usize,
     weights: *const f32,
     ld: usize,
@@ -318,7 +345,7 @@ impl Sums<'_> {
             for p in from..to {
                 let mut values = [V::splat(0.0); W];
                 for (w, values) in values.iter_mut().enumerate() {
-                    *values = S::load::<V>(value.add(w * V::LANES * S::BYTES));
+                    *values = row::<V, S>(value, w, self.ahead);
                 }
                 for (i, sums) in sums.iter_mut().enumerate() {
                     let weight = V::splat(*weights.add(i * self.ld + p));
@@ -355,7 +382,13 @@ mod tests {
     }
 
     fn view(ty: TensorType, data: &[u8], cols: usize) -> Matrix<'_> {
-        if ty == TensorType::F16 { Matrix::F16 { data, cols } } else { Matrix::F32 { data, cols } }
+        let ty = if ty == TensorType::F16 { Float::F16 } else { Float::F32 };
+        Matrix { ty, data, cols, next: Some(data) }
+    }
+
+    /// Positions of each vector: `most`, and fewer for the first.
+    fn counts(vectors: usize, most: usize) -> Vec<usize> {
+        (0..vectors).map(|v| (most.saturating_sub(vectors / 2) + v / 2).min(most)).collect()
     }
 
     const SHAPES: [[usize; 4]; 6] =
@@ -365,15 +398,16 @@ mod tests {
     fn scores_are_chains_of_fused_additions_at_every_level() {
         let mut rng = Rng::new(1);
         for ty in [TensorType::F32, TensorType::F16] {
-            for [vectors, head_dim, columns, count] in SHAPES {
+            for [vectors, head_dim, columns, most] in SHAPES {
+                let counts = counts(vectors, most);
                 let (keys, wide) = matrix(&mut rng, ty, head_dim, columns);
                 let (q_ld, ld) = (head_dim + 3, columns + 9);
                 let q: Vec<f32> = (0..vectors * q_ld).map(|_| rng.normal()).collect();
                 for level in Level::ALL {
                     let mut out = vec![0.0; vectors * ld];
                     let q = Vectors { data: &q, ld: q_ld };
-                    scores(level, view(ty, &keys, columns), q, count, &mut out, ld);
-                    for (v, p) in (0..vectors).flat_map(|v| (0..count).map(move |p| (v, p))) {
+                    scores(level, view(ty, &keys, columns), q, &counts, &mut out, ld);
+                    for (v, p) in (0..vectors).flat_map(|v| (0..counts[v]).map(move |p| (v, p))) {
                         let product = |s: f32, d: usize| q.data[v * q_ld + d].mul_add(wide[d * columns + p], s);
                         let truth = (0..head_dim).fold(0.0, product);
                         assert_eq!(out[v * ld + p].to_bits(), truth.to_bits(), "{ty} at {}, {v} {p}", level.name());
@@ -391,8 +425,7 @@ mod tests {
                 let (values, wide) = matrix(&mut rng, ty, rows, head_dim);
                 let ld = rows + 5;
                 let weights: Vec<f32> = (0..vectors * ld).map(|_| rng.normal()).collect();
-                let counts: Vec<usize> = (0..vectors).map(|v| most.saturating_sub(vectors / 2) + v / 2).collect();
-                let counts: Vec<usize> = counts.into_iter().map(|count| count.min(most)).collect();
+                let counts = counts(vectors, most);
                 let start: Vec<f32> = (0..vectors * head_dim).map(|_| rng.normal()).collect();
                 for (level, fresh) in Level::ALL.into_iter().flat_map(|level| [(level, true), (level, false)]) {
                     let mut out = start.clone();

@@ -48,6 +48,8 @@ pub(super) trait FloatVector: Copy {
     unsafe fn load(p: *const f32) -> Self;
     unsafe fn load_f16(p: *const u8) -> Self;
     unsafe fn store(self, p: *mut f32);
+    /// Asks for the cache line at `p`, which may be any address.
+    unsafe fn prefetch(p: *const u8);
     /// self · b + c, rounded once.
     unsafe fn fma(self, b: Self, c: Self) -> Self;
 }
@@ -77,6 +79,11 @@ impl FloatVector for f32 {
     unsafe fn store(self, p: *mut f32) {
         // SAFETY: see the trait.
         unsafe { p.write_unaligned(self) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {
+        // SAFETY: nothing is asked for.
     }
 
     #[inline(always)]
@@ -115,6 +122,12 @@ macro_rules! lanes {
             unsafe fn store(self, p: *mut f32) {
                 // SAFETY: see the trait.
                 unsafe { $store(p, self) }
+            }
+
+            #[inline(always)]
+            unsafe fn prefetch(p: *const u8) {
+                // SAFETY: see the trait.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
             }
 
             #[inline(always)]
