@@ -10,10 +10,12 @@
 //!
 //! ```text
 //! u_t  = opening[row, slot_t] · scale_t · (A_t x)         the shrink: done by `project`, in the pass over W
-//! y_i += Σ_t B_t u_t   over the terms t of output i       the expand: done by the consumer of y_i
+//! y_i += Σ_t B_t u_t   over the terms t of output i       the expand: done by `project` or the consumer of y_i
 //! ```
 //!
-//! So `project` leaves `y_i = W_i x` and `u`; whoever reads `y_i` next is handed an [`Owed`] and adds the rest.
+//! Which of the two does the expand is the backend's choice, the same for every fan: either `project` adds it, and the
+//! consumers have nothing to add; or it leaves `y_i = W_i x` and `u`, and whoever reads `y_i` next adds the rest. The
+//! consumer is handed an [`Owed`] in both cases. Only the verbs that take it may read a y of a fan with a delta.
 //! A row whose opening of a slot is zero (of either sign) skips that term in both halves: it is never
 //! multiplied by zero, since A·x may overflow.
 
@@ -87,7 +89,7 @@ pub enum Input<'a, B: Linear + ?Sized> {
     Gated { gate: &'a B::Buf, up: &'a B::Buf, owed: Option<Owed<'a, B>> },
 }
 
-/// The expand that a projection's outputs still lack: `y_i += Σ B_t u_t`.
+/// The expand of a projection's outputs, `y_i += Σ B_t u_t`, for a backend whose `project` has not added it.
 pub struct Owed<'a, B: Linear + ?Sized> {
     /// `[rows, Σ rank]`, from the same `project` call.
     pub u: &'a B::Buf,
@@ -124,7 +126,8 @@ pub trait Linear {
 
     /// Takes in a step's rows.
     fn begin(&mut self, batch: &Batch<'_>) -> Result<()>;
-    /// `y_i = W_i x` for every weight of the fan and, with a delta, `u = opening · scale · A x`.
+    /// `y_i = W_i x` for every weight of the fan and, with a delta, `u = opening · scale · A x` where a term is open;
+    /// perhaps with the expand, as the head of this module says.
     ///
     /// `u` has at least as many columns as the delta has ranks in all.
     fn project(

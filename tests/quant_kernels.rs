@@ -1,6 +1,6 @@
 //! Every kernel at every level of this machine has the bits of the scalar truth.
 
-use cotvalve::cpu::simd::{Kernels, Level, Rows, Scratch, Strided};
+use cotvalve::cpu::simd::{Kernels, Level, Rows, Scratch, Shrunk, Strided, Tiles};
 use cotvalve::quant::act::{self, Acts};
 use cotvalve::quant::{self, encode};
 use cotvalve::tensor::TensorType;
@@ -289,6 +289,50 @@ fn expand_adds_rank_by_rank() {
                 let mut y = start.clone();
                 kernels.expand(&mut y, &b, first, &u);
                 assert_eq!(y, want, "{ty} rank {rank}, {:?}", kernels.level());
+            }
+        }
+    }
+}
+
+/// B `[n_out, rank]` as f32 values, and in tiles of type `ty`.
+fn tiled(numbers: &mut Numbers, ty: TensorType, n_out: usize, rank: usize) -> (Vec<f32>, Vec<u8>) {
+    let data = numbers.weights(ty, n_out * rank);
+    let (mut values, mut tiles) = (vec![0.0; n_out * rank], Vec::new());
+    quant::dequantize(ty, &data, &mut values);
+    for first in (0..n_out).step_by(Tiles::WIDTH) {
+        for j in 0..rank {
+            let row: Vec<f32> =
+                (first..first + Tiles::WIDTH).map(|o| if o < n_out { values[o * rank + j] } else { 0.0 }).collect();
+            let mut bytes = vec![0; Tiles::WIDTH * ty.block_bytes()];
+            encode(ty, &row, &mut bytes);
+            tiles.extend(bytes);
+        }
+    }
+    (values, tiles)
+}
+
+#[test]
+fn expand_rows_has_the_bits_of_the_truth_in_open_rows_and_leaves_the_others() {
+    let mut numbers = Numbers(8);
+    for ty in [TensorType::F32, TensorType::F16, TensorType::BF16] {
+        for (n_out, rank, first, len) in [(5, 1, 0, 5), (200, 4, 32, 160), (576, 16, 96, 145), (64, 7, 48, 16)] {
+            let (values, tiles) = tiled(&mut numbers, ty, n_out, rank);
+            let b = Tiles { ty, data: &tiles, rank };
+            for open in [&[][..], &[0], &[2, 3, 5], &[0, 1, 2, 3, 4, 5, 6]] {
+                let (m, ld) = (7, rank + 3);
+                let (u, start) = (numbers.floats(m * ld), numbers.floats(m * len));
+                let mut want = start.clone();
+                for i in open {
+                    for (o, y) in want[i * len..][..len].iter_mut().enumerate() {
+                        (0..rank).for_each(|j| *y = u[i * ld + j].mul_add(values[(first + o) * rank + j], *y));
+                    }
+                }
+                for kernels in levels() {
+                    let mut y = start.clone();
+                    let u = Shrunk { values: &u, ld, rank };
+                    kernels.expand_rows(&mut Strided::new(&mut y, m, len), open, &b, first, &u);
+                    assert_eq!(y, want, "{ty} rank {rank}, rows {open:?}, {:?}", kernels.level());
+                }
             }
         }
     }

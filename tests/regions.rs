@@ -1,4 +1,4 @@
-//! A valve adds no parallel region: the shrink rides with its projection, the expand with what reads it.
+//! A valve adds no parallel region: the shrink and the expand ride with their projection.
 
 mod support;
 

@@ -3,13 +3,15 @@
 //!
 //! # Regions
 //! With one row, a layer takes five parallel regions (qkv, attention, output, gate/up, down); everything
-//! between runs on the calling thread. The shrink is part of its projection's region and the expand part of
-//! what reads the outputs, so a valve adds none. With more rows, inputs and consumers are shared out by row,
-//! in regions of their own.
+//! between runs on the calling thread. The shrink and the expand are part of their projection's region, so a
+//! valve adds none. With more rows, inputs and consumers are shared out by row, in regions of their own.
 
 mod attend;
+mod cache;
+mod claims;
 mod columns;
 pub mod limits;
+mod low_rank;
 mod ops;
 mod pages;
 mod pool;
@@ -20,20 +22,16 @@ use crate::backend::{Backend, Batch, CacheSpec, Heads, Input, Linear, Owed, Page
 use crate::error::{Error, Result};
 use crate::quant;
 use crate::tensor::{Tensor, TensorType};
-use attend::Task;
+use attend::Attention;
 use pool::Pool;
 use project::Prepared;
 use simd::{Kernels, Level, Scratch};
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
 
-pub use attend::Cache;
-pub use project::{Delta, Fan};
-
-/// Most rows whose attention one task computes, so that they share the widened keys and values.
-const ATTENTION_ROWS: usize = 16;
-/// Tasks of attention that each thread should find.
-const ATTENTION_BLOCKS: usize = 4;
+pub use cache::Cache;
+pub use low_rank::Delta;
+pub use project::Fan;
 
 /// Activations `[rows, cols]`.
 #[derive(Debug)]
@@ -60,6 +58,8 @@ struct Rows {
     positions: Vec<u32>,
     openings: Vec<f32>,
     slots: usize,
+    /// For each slot, whether it is open in any row.
+    open: Vec<bool>,
     outputs: Vec<u32>,
     pages: Vec<PageId>,
     /// For each row, the part of `pages` that is its sequence's table.
@@ -91,6 +91,11 @@ impl Rows {
         copy(&mut self.outputs, batch.outputs);
         copy(&mut self.pages, batch.pages);
         self.slots = batch.slots;
+        self.open.clear();
+        self.open.resize(self.slots, false);
+        for (i, opening) in batch.openings.iter().enumerate() {
+            self.open[i % self.slots] |= *opening != 0.0;
+        }
         self.tables.clear();
         for span in batch.spans {
             self.tables.extend(span.rows.clone().map(|_| span.table.clone()));
@@ -127,14 +132,6 @@ impl RopeTable {
     }
 }
 
-/// What one thread works in.
-#[derive(Default)]
-struct Workspace {
-    kernels: Scratch,
-    /// A row of up-projections with its expand.
-    row: Vec<f32>,
-}
-
 /// A backend on the processor.
 pub struct Cpu {
     pool: Pool,
@@ -143,7 +140,9 @@ pub struct Cpu {
     rows: Rows,
     prepared: Prepared,
     rope: RopeTable,
-    workspaces: Vec<Mutex<Workspace>>,
+    attention: Attention,
+    /// What the threads work in.
+    workspaces: Vec<Mutex<Scratch>>,
 }
 
 impl Cpu {
@@ -170,18 +169,15 @@ impl Cpu {
             rows: Rows::default(),
             prepared: Prepared::default(),
             rope: RopeTable::default(),
+            attention: Attention::new(threads),
             workspaces,
         })
     }
 
-    /// Gives every thread what a decode step of a weight of `cols` inputs, or of a term of `rank`, works in; which
-    /// thread meets which is then left to chance, and none allocates.
-    fn reserve(&self, ty: TensorType, cols: usize, rank: usize) {
-        for workspace in &self.workspaces {
-            let Workspace { kernels, row } = &mut *lock(workspace);
-            kernels.reserve(ty, cols);
-            row.reserve(rank);
-        }
+    /// Gives every thread what a decode step of a weight of `cols` inputs works in; which thread meets which is then
+    /// left to chance, and none allocates.
+    fn reserve(&self, ty: TensorType, cols: usize) {
+        self.workspaces.iter().for_each(|workspace| lock(workspace).reserve(ty, cols));
     }
 
     /// Parallel regions run so far.
@@ -219,12 +215,12 @@ impl Linear for Cpu {
     }
 
     fn fan(&self, weights: &[&Tensor]) -> Result<Fan> {
-        weights.iter().for_each(|w| self.reserve(w.ty, w.cols(), 0));
+        weights.iter().for_each(|w| self.reserve(w.ty, w.cols()));
         Fan::new(weights, self.precision)
     }
 
     fn delta(&self, terms: &[Term<'_>]) -> Result<Delta> {
-        terms.iter().for_each(|t| self.reserve(t.a.ty, t.a.cols(), t.b.cols()));
+        terms.iter().for_each(|t| self.reserve(t.a.ty, t.a.cols()));
         Ok(Delta::new(terms, self.precision))
     }
 
@@ -262,7 +258,7 @@ impl Backend for Cpu {
     type Cache = Cache;
 
     fn cache(&self, spec: &CacheSpec) -> Result<Cache> {
-        Cache::new(spec, self.pool.threads())
+        Cache::new(spec)
     }
 
     fn copy_page(&mut self, cache: &mut Cache, from: PageId, to: PageId) -> Result<()> {
@@ -291,7 +287,7 @@ impl Backend for Cpu {
     fn rope_store(
         &mut self,
         qkv: [&mut Buf; 3],
-        owed: Option<Owed<'_, Self>>,
+        _: Option<Owed<'_, Self>>,
         cache: &mut Cache,
         layer: usize,
         rope: &Rope,
@@ -300,16 +296,12 @@ impl Backend for Cpu {
         self.rope.fill(rope, &self.rows.positions);
         let [q, k, v] = qkv;
         let n = self.rows.len();
-        let widths = [q.cols, k.cols, v.cols];
-        let (table, rows, kernels) = (&self.rope, &self.rows, self.kernels);
+        let widths = [q.cols, k.cols];
+        let (table, kernels) = (&self.rope, self.kernels);
         let pairs = rope.inv_freq.len();
         let items = q.rows_mut(n).chunks_exact_mut(widths[0]);
         let items = items.zip(k.rows_mut(n).chunks_exact_mut(widths[1]));
-        let items = items.zip(v.rows_mut(n).chunks_exact_mut(widths[2])).enumerate();
-        self.pool.items(n, items, |_, (i, ((q, k), v))| {
-            if let Some(owed) = owed {
-                [&mut *q, &mut *k, v].into_iter().enumerate().for_each(|(o, y)| owed.settle(kernels, rows, i, o, y));
-            }
+        self.pool.items(n, items.enumerate(), |_, (i, (q, k))| {
             let (cos, sin) = (&table.cos[i * pairs..][..pairs], &table.sin[i * pairs..][..pairs]);
             ops::rotate(kernels.level(), q, heads.head_dim, rope.layout, cos, sin);
             ops::rotate(kernels.level(), k, heads.head_dim, rope.layout, cos, sin);
@@ -321,67 +313,20 @@ impl Backend for Cpu {
     }
 
     fn attend(&mut self, y: &mut Buf, q: &Buf, cache: &Cache, layer: usize, heads: &Heads) -> Result<()> {
-        let (n, width, group) = (self.rows.len(), heads.heads * heads.head_dim, heads.heads / heads.kv_heads);
-        if layer == 0 {
-            // Tables and scores grow with their sequences; after this without an allocation.
-            self.rows.pages.reserve(cache.pages().saturating_sub(self.rows.pages.len()));
-            cache.reserve(group);
-        }
-        let (rows, kernels) = (&self.rows, self.kernels);
-        let task = |thread, row: usize, count, kv_head| Task {
-            thread,
-            layer,
-            kv_head,
-            rows: count,
-            shared: group,
-            q: &q.data[row * width..(row + count) * width],
-            ld: width,
-            offset: kv_head * group * heads.head_dim,
-            scale: heads.scale,
-            table: rows.table(row),
-            len: rows.positions[row] as usize + 1,
-        };
-        if n == 1 {
-            let part = group * heads.head_dim;
-            self.pool.chunks(y.rows_mut(n), part, |thread, kv_head, y| {
-                let q = &q.data[kv_head * part..][..part];
-                cache.attend(kernels, &Task { q, offset: 0, ..task(thread, 0, 1, kv_head) }, y);
-            });
-            return Ok(());
-        }
-        let block = n.div_ceil(self.pool.threads() * ATTENTION_BLOCKS).clamp(1, ATTENTION_ROWS);
-        self.pool.chunks(y.rows_mut(n), block * width, |thread, i, y| {
-            let mut first = i * block;
-            let end = first + y.len() / width;
-            while first < end {
-                let count = (first..end).take_while(|row| rows.tables[*row] == rows.tables[first]).count();
-                let y = &mut y[(first - i * block) * width..][..count * width];
-                for kv_head in 0..heads.kv_heads {
-                    cache.attend(kernels, &task(thread, first, count, kv_head), y);
-                }
-                first += count;
-            }
-        });
+        self.attend_rows(y.rows_mut(self.rows.len()), q, cache, layer, heads);
         Ok(())
     }
 
-    fn add(&mut self, h: &mut Buf, y: &Buf, owed: Option<Owed<'_, Self>>) -> Result<()> {
+    fn add(&mut self, h: &mut Buf, y: &Buf, _: Option<Owed<'_, Self>>) -> Result<()> {
         let (n, cols) = (self.rows.len(), h.cols);
-        let (rows, kernels) = (&self.rows, self.kernels);
+        let level = self.kernels.level();
         self.pool.items(n, h.rows_mut(n).chunks_exact_mut(cols).enumerate(), |_, (i, h)| {
-            ops::add(kernels.level(), h, y.row(i));
-            if let Some(owed) = owed {
-                owed.settle(kernels, rows, i, 0, h);
-            }
+            ops::add(level, h, y.row(i));
         });
         Ok(())
     }
 
-    fn settle_outputs(&mut self, y: &mut Buf, owed: Owed<'_, Self>) -> Result<()> {
-        let (rows, kernels, cols) = (&self.rows, self.kernels, y.cols);
-        for (i, y) in y.rows_mut(rows.outputs.len()).chunks_exact_mut(cols).enumerate() {
-            owed.settle_as(kernels, rows, [rows.outputs[i] as usize, i], 0, y);
-        }
+    fn settle_outputs(&mut self, _: &mut Buf, _: Owed<'_, Self>) -> Result<()> {
         Ok(())
     }
 }

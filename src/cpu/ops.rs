@@ -37,22 +37,6 @@ fn sum_of_squares(x: &[f32]) -> f32 {
     tree(lanes)
 }
 
-/// Σ x, in the same order.
-#[inline(always)]
-fn sum(x: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; LANES];
-    let (blocks, rest) = x.as_chunks::<LANES>();
-    for block in blocks {
-        for l in 0..LANES {
-            lanes[l] += block[l];
-        }
-    }
-    for (lane, v) in lanes.iter_mut().zip(rest) {
-        *lane += v;
-    }
-    tree(lanes)
-}
-
 /// The largest value; NaN never is.
 #[inline(always)]
 fn max(x: &[f32]) -> f32 {
@@ -100,10 +84,10 @@ multiversion! {
         }
     }
 
-    /// `gate = gate / (1 + e^−gate) · up`.
-    pub fn silu_mul(gate: &mut [f32], up: &[f32]) {
-        for (g, u) in gate.iter_mut().zip(up) {
-            *g = *g / (1.0 + exp(-*g)) * u;
+    /// `out = gate / (1 + e^−gate) · up`.
+    pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+        for ((o, g), u) in out.iter_mut().zip(gate).zip(up) {
+            *o = g / (1.0 + exp(-g)) * u;
         }
     }
 
@@ -121,13 +105,33 @@ multiversion! {
         }
     }
 
-    /// Replaces scores s by `e^(scale · (s − max s))` and returns their sum.
-    pub fn softmax_weights(scores: &mut [f32], scale: f32) -> f32 {
+    /// Replaces scores s by `e^(scale · (s − max s))` and returns that maximum, and the sum of the weights.
+    pub fn softmax_weights(scores: &mut [f32], scale: f32) -> (f32, f32) {
         let max = max(scores);
-        for s in scores.iter_mut() {
-            *s = exp(scale * (*s - max));
+        let mut lanes = [0.0f32; LANES];
+        let (blocks, rest) = scores.as_chunks_mut::<LANES>();
+        for block in blocks {
+            for l in 0..LANES {
+                block[l] = exp(scale * (block[l] - max));
+                lanes[l] += block[l];
+            }
         }
-        sum(scores)
+        for (lane, s) in lanes.iter_mut().zip(rest) {
+            *s = exp(scale * (*s - max));
+            *lane += *s;
+        }
+        (max, tree(lanes))
+    }
+
+    /// Adds a chunk to the softmax over the chunks before it: sums weighted by `e^(scale · (s − max))`, and `[max,
+    /// total]`, the maximum and the sum of those weights, on both sides. The larger maximum becomes that of both.
+    pub fn join_chunk(sums: &mut [f32], of: &mut [f32; 2], chunk: &[f32], of_chunk: [f32; 2], scale: f32) {
+        let max = if of_chunk[0] > of[0] { of_chunk[0] } else { of[0] };
+        let [before, added] = [exp(scale * (of[0] - max)), exp(scale * (of_chunk[0] - max))];
+        *of = [max, of_chunk[1].mul_add(added, of[1] * before)];
+        for (sum, v) in sums.iter_mut().zip(chunk) {
+            *sum = v.mul_add(added, *sum * before);
+        }
     }
 
     /// Turns each head's pairs by the angles whose cosines and sines are `cos` and `sin`; the values of a head
@@ -186,11 +190,30 @@ mod tests {
     fn softmax_sums_to_its_weights() {
         let scores = noise(3, 77, 4.0);
         let mut weights = scores.clone();
-        let total = softmax_weights(Level::detect(), &mut weights, 0.5);
+        let (top, total) = softmax_weights(Level::detect(), &mut weights, 0.5);
+        assert_eq!(top, scores.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         let max = scores.iter().fold(f64::NEG_INFINITY, |m, s| m.max(f64::from(*s)));
         let want: Vec<f64> = scores.iter().map(|s| (0.5 * (f64::from(*s) - max)).exp()).collect();
         assert!((f64::from(total) / want.iter().sum::<f64>() - 1.0).abs() < 1e-6);
         assert!(weights.iter().zip(&want).all(|(g, w)| (f64::from(*g) - w).abs() < 1e-6));
+    }
+
+    #[test]
+    fn chunks_join_to_the_softmax_of_all() {
+        let (scores, values) = (noise(6, 60, 9.0), noise(7, 60, 1.0));
+        let chunk = |range: std::ops::Range<usize>| {
+            let mut weights = scores[range.clone()].to_vec();
+            let (max, total) = softmax_weights(Level::detect(), &mut weights, 0.5);
+            let sum: f32 = weights.iter().zip(&values[range]).map(|(w, v)| w * v).sum();
+            ([sum], [max, total])
+        };
+        let (all, of_all) = chunk(0..60);
+        let (mut sums, mut of) = chunk(0..20);
+        for (sum, of_chunk) in [chunk(20..50), chunk(50..60)] {
+            join_chunk(Level::detect(), &mut sums, &mut of, &sum, of_chunk, 0.5);
+        }
+        assert_eq!(of[0], of_all[0]);
+        assert!((sums[0] / of[1] - all[0] / of_all[1]).abs() < 1e-6, "{sums:?} {of:?}, {all:?} {of_all:?}");
     }
 
     #[test]
@@ -210,9 +233,11 @@ mod tests {
                 let (x, w) = (noise(4, n, 2.0), noise(5, n, 1.0));
                 let (mut norm, mut act, mut soft) = (vec![0.0; n], x.clone(), x.clone());
                 rms_norm(level, &x, &w, 1e-5, &mut norm);
-                silu_mul(level, &mut act, &w);
-                let total = softmax_weights(level, &mut soft, 0.125);
-                let values = norm.into_iter().chain(act).chain(soft).chain([total]);
+                silu_mul(level, &x, &w, &mut act);
+                let (max, total) = softmax_weights(level, &mut soft, 0.125);
+                let (mut sums, mut of) = (x.clone(), [max, total]);
+                join_chunk(level, &mut sums, &mut of, &w, [0.5, 2.0], 0.125);
+                let values = norm.into_iter().chain(act).chain(soft).chain(sums).chain(of);
                 values.map(f32::to_bits).collect::<Vec<_>>()
             };
             let truth = run(Level::Scalar);

@@ -1,6 +1,6 @@
 //! Pages of the cache as a whole: copied, read and written.
 
-use super::attend::Cache;
+use super::cache::Cache;
 use super::columns;
 use crate::backend::PageId;
 
@@ -78,7 +78,7 @@ mod tests {
 
     /// Positions 0..12 filled with values that differ everywhere.
     fn filled(ty: TensorType) -> Cache {
-        let mut cache = Cache::new(&CacheSpec { ty, ..SPEC }, 1).unwrap();
+        let mut cache = Cache::new(&CacheSpec { ty, ..SPEC }).unwrap();
         for layer in 0..SPEC.layers {
             for position in 0..12 {
                 let n = SPEC.kv_heads * SPEC.head_dim;

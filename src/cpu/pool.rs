@@ -5,6 +5,7 @@
 //! that core's share, not the whole speed. Between regions workers spin for a moment, then yield, then sleep, and
 //! an idle engine uses no processor. No result depends on who claims what.
 
+use super::claims::Claims;
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -27,19 +28,21 @@ struct Shared {
     started: AtomicUsize,
     sleeping: AtomicUsize,
     stop: AtomicBool,
+    claims: Claims,
     lock: Mutex<()>,
     wake: Condvar,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 impl Shared {
-    fn new() -> Self {
+    fn new(threads: usize) -> Self {
         Self {
             state: AtomicU64::new(0),
             job: UnsafeCell::new(None),
             started: AtomicUsize::new(0),
             sleeping: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
+            claims: Claims::new(threads),
             lock: Mutex::new(()),
             wake: Condvar::new(),
             panic: Mutex::new(None),
@@ -72,7 +75,7 @@ pub struct Pool {
 impl Pool {
     /// A team of `threads` threads, at least 1, the calling one included.
     pub fn new(threads: usize) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared::new());
+        let shared = Arc::new(Shared::new(threads.max(1)));
         let mut pool = Self { shared, workers: Vec::new(), regions: 0 };
         for index in 1..threads.max(1) {
             let shared = pool.shared.clone();
@@ -130,18 +133,20 @@ impl Pool {
         }
     }
 
+    /// [`Pool::run`] with what `f` claims its work from: the pieces below `n`.
+    pub fn deal(&mut self, n: usize, f: impl Fn(usize, &Claims) + Sync) {
+        let shared = self.shared.clone();
+        shared.claims.deal(n);
+        self.run(&|thread| f(thread, &shared.claims));
+    }
+
     /// Calls `f(thread, i)` for every `i < n`, each claimed by one thread.
     pub fn each(&mut self, n: usize, f: impl Fn(usize, usize) + Sync) {
         if n <= 1 || self.workers.is_empty() {
             return (0..n).for_each(|i| f(0, i));
         }
-        let next = AtomicUsize::new(0);
-        self.run(&|thread| {
-            loop {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                if i >= n {
-                    break;
-                }
+        self.deal(n, |thread, claims| {
+            while let Some(i) = claims.take(thread) {
                 f(thread, i);
             }
         });
@@ -203,7 +208,8 @@ impl<T> Shareable<T> {
 // SAFETY: used in `Pool::chunks` alone, where threads reach disjoint parts of a `&mut [T]` with `T: Send`.
 unsafe impl<T: Send> Sync for Shareable<T> {}
 
-fn pause(waited: &mut u32) {
+/// One round of waiting, of which `waited` counts how many there were: spins first, then yields the processor.
+pub(super) fn pause(waited: &mut u32) {
     *waited += 1;
     if *waited < SPINS {
         std::hint::spin_loop();
@@ -332,7 +338,7 @@ mod tests {
     fn the_caller_does_not_wait_for_a_thread_that_does_not_come() {
         // A worker that never looks at the regions: to wait for it would be to wait for ever.
         let absent = std::thread::spawn(|| ());
-        let mut pool = Pool { shared: Arc::new(Shared::new()), workers: vec![absent], regions: 0 };
+        let mut pool = Pool { shared: Arc::new(Shared::new(2)), workers: vec![absent], regions: 0 };
         let sum = AtomicU64::new(0);
         pool.each(100, |thread, i| {
             assert_eq!(thread, 0);

@@ -1,23 +1,28 @@
-//! The weight product: inputs prepared once a fan, the shrink in the same region, the expand for consumers.
+//! The weight product: inputs prepared once a fan, the shrink and the expand of low-rank terms in the same region.
 
-use super::simd::{Columns, Kernels, Rows as WeightRows, Scratch, Strided};
-use super::{Buf, Cpu, Rows, Workspace, lock, ops};
-use crate::backend::{Input, Owed, Precision, Term};
+use super::low_rank::Delta;
+use super::pool::pause;
+use super::simd::{Cell, Columns, Grid, Kernels, Rows as WeightRows, Scratch, Strided};
+use super::{Buf, Cpu, Rows, lock, ops};
+use crate::backend::{Input, Precision};
 use crate::error::{Error, Result};
-use crate::map::Bytes;
 use crate::quant;
 use crate::quant::act::Acts;
-use crate::tensor::{Tensor, TensorType};
+use crate::tensor::Tensor;
 use std::ops::Range;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Most projections a fan may hold (q, k and v).
 const MAX_OUTPUTS: usize = 3;
 /// Pieces of work a thread should find in a region, so that a slow thread leaves the rest to others.
 const PIECES_PER_THREAD: usize = 8;
-/// Rows of a piece are a multiple of this: the widest kernel's rows in lanes.
-const LANE_ROWS: usize = 16;
+/// Rows of a piece are a multiple of this: two groups of the widest kernel's rows in lanes.
+const LANE_ROWS: usize = 32;
+/// Rows from which on a shrink is shared out by rows.
+const MANY_ROWS: usize = 32;
+/// Rows of such a share are a multiple of this: those that meet a weight together.
+const ROW_BLOCK: usize = 4;
+/// Pieces that a thread multiplies at most before it waits for the shrinks of others.
+const LATE: usize = 8;
 
 /// Weights that read the same x, where the file is mapped.
 #[derive(Debug)]
@@ -49,94 +54,10 @@ impl Fan {
     }
 }
 
-/// One low-rank pair as the kernels want it.
-#[derive(Debug)]
-struct LowRank {
-    output: usize,
-    slot: usize,
-    scale: f32,
-    rank: usize,
-    /// Columns of u before this term's.
-    first: usize,
-    /// `[rank]` rows of n_in.
-    a: Tensor,
-    /// B transposed: `rank` rows of n_out.
-    b: Bytes,
-    b_type: TensorType,
-    n_out: usize,
-}
-
-/// Every low-rank term on a fan.
-#[derive(Debug)]
-pub struct Delta {
-    terms: Vec<LowRank>,
-}
-
-impl Delta {
-    pub(super) fn new(terms: &[Term<'_>], precision: Precision) -> Self {
-        let mut first = 0;
-        let lower = |term: &Term<'_>| {
-            let rank = term.b.dims[0];
-            let (b, b_type) = transpose(term.b, precision);
-            first += rank;
-            let Term { output, slot, scale, .. } = *term;
-            let (a, n_out) = (term.a.clone(), term.b.rows());
-            LowRank { output, slot, scale, rank, first: first - rank, a, b, b_type, n_out }
-        };
-        Self { terms: terms.iter().map(lower).collect() }
-    }
-}
-
-/// B as `rank` rows of n_out, so that outputs stand in lanes. In Int8 precision a q8_0 B is kept as f16, half
-/// the bytes of f32 for a relative error of 2⁻¹²; other types keep their values exactly.
-fn transpose(b: &Tensor, precision: Precision) -> (Bytes, TensorType) {
-    let (rank, n_out) = (b.dims[0], b.rows());
-    let values = quant::to_f32(b);
-    let ty = match (b.ty, precision) {
-        (ty, Precision::Int8) if ty.is_quantized() => TensorType::F16,
-        (TensorType::F16 | TensorType::BF16, _) => b.ty,
-        _ => TensorType::F32,
-    };
-    let row_bytes = n_out * ty.block_bytes();
-    let mut bytes = vec![0; rank * row_bytes];
-    let mut row = vec![0.0; n_out];
-    for (j, out) in bytes.chunks_exact_mut(row_bytes).enumerate() {
-        row.iter_mut().enumerate().for_each(|(o, v)| *v = values[o * rank + j]);
-        quant::encode(ty, &row, out);
-    }
-    (Bytes::from(bytes), ty)
-}
-
-impl Owed<'_, Cpu> {
-    /// `y += Σ B u` for batch row `row` of output `output`; terms whose opening is zero are skipped.
-    pub(super) fn settle(&self, kernels: &Kernels, rows: &Rows, row: usize, output: usize, y: &mut [f32]) {
-        self.settle_as(kernels, rows, [row, row], output, y);
-    }
-
-    /// The same where u has rows of its own: `[batch row, row of u]`.
-    pub(super) fn settle_as(
-        &self,
-        kernels: &Kernels,
-        rows: &Rows,
-        [row, u_row]: [usize; 2],
-        output: usize,
-        y: &mut [f32],
-    ) {
-        for term in self.delta.terms.iter().filter(|t| t.output == output) {
-            if rows.opening(row, term.slot) == 0.0 {
-                continue;
-            }
-            let b = WeightRows { ty: term.b_type, data: &term.b, cols: term.n_out };
-            let u = &self.u.row(u_row)[term.first..][..term.rank];
-            kernels.expand(y, &b, 0, u);
-        }
-    }
-}
-
 /// A fan's input, as f32 and as 8-bit activations.
 #[derive(Default)]
 pub(super) struct Prepared {
-    /// `[rows, cols]`; unused when the input is taken as it is.
+    /// `[rows, cols]` at least; unused when the input is taken as it is, or only in 8 bits.
     x: Vec<f32>,
     acts: Acts,
     rows: usize,
@@ -149,25 +70,31 @@ impl Cpu {
         let Prepared { x, acts, rows: count } = prepared;
         *count = if let Input::NormedOutputs { .. } = input { rows.outputs.len() } else { rows.len() };
         let n = *count;
-        let as_it_is = matches!(input, Input::Raw(_));
-        x.resize(if as_it_is { 0 } else { n * fan.cols }, 0.0);
-        let shrunk = delta.iter().flat_map(|d| &d.terms).map(|t| &t.a);
-        let int8 = fan.weights.iter().chain(shrunk).any(|w| fan.int8(w));
+        let delta = delta.filter(|delta| delta.opens(&rows.open));
+        let int8 = delta.is_some_and(Delta::int8) || fan.weights.iter().any(|w| fan.int8(w));
+        let float = delta.is_some_and(Delta::float) || fan.weights.iter().any(|w| !fan.int8(w));
         acts.resize(if int8 { n } else { 0 }, fan.cols.next_multiple_of(quant::act::BLOCK));
-        if as_it_is && !int8 {
+        let raw = matches!(input, Input::Raw(_));
+        if raw && !int8 {
             return;
         }
-        let mut values = x.chunks_exact_mut(fan.cols);
+        // Where no product reads them in f32, the values of a row are gone when it is quantized.
+        let kept = if raw || !float { 0 } else { n * fan.cols };
+        if x.len() < kept {
+            x.resize(kept, 0.0);
+        }
+        let mut values = x[..kept].chunks_exact_mut(fan.cols);
         let mut quantized = acts.rows_mut();
         let items = (0..n).map(|i| (i, values.next(), quantized.next()));
         let (kernels, rows) = (*kernels, &*rows);
         pool.items(n, items, |thread, (i, values, quantized)| {
-            let x = match values {
-                Some(out) => {
-                    input.row(kernels, rows, i, out, &mut lock(&workspaces[thread]));
-                    &*out
-                }
-                None => input.raw_row(i),
+            let mut workspace = lock(&workspaces[thread]);
+            let x = if let Input::Raw(x) = input {
+                x.row(i)
+            } else {
+                let out = values.unwrap_or_else(|| workspace.row(fan.cols));
+                input.row(kernels, rows, i, out);
+                &*out
             };
             if let Some(quantized) = quantized {
                 kernels.quantize(x, quantized);
@@ -175,7 +102,8 @@ impl Cpu {
         });
     }
 
-    /// `y_i = W_i x`, and the shrink of every open term, in one region.
+    /// `y_i = W_i x + Σ B u` in one region: the shrinks of the open terms, the products, and after each piece of a
+    /// product its expand.
     pub(super) fn multiply(
         &mut self,
         ys: &mut [&mut Buf],
@@ -191,102 +119,184 @@ impl Cpu {
             _ => &prepared.x[..],
         };
         let outputs_only = matches!(input, Input::NormedOutputs { .. });
-        let pass = Pass { kernels, rows, fan, x, acts: &prepared.acts, n, outputs_only };
+        let pass = Pass { kernels, rows, fan, x, acts: &prepared.acts, outputs_only };
         let total: usize = fan.weights.iter().map(|w| w.rows()).sum();
-        let piece = total.div_ceil(pool.threads() * PIECES_PER_THREAD).max(total.div_ceil(Columns::MAX_PARTS));
-        let piece = piece.next_multiple_of(LANE_ROWS);
+        let share = pool.threads() * PIECES_PER_THREAD;
+        let piece = total.div_ceil(share).max(total.div_ceil(Columns::MAX_PARTS)).next_multiple_of(LANE_ROWS);
         let mut outputs = ys.iter_mut().map(|y| {
             let cols = y.cols;
             Strided::new(y.rows_mut(n), n, cols)
         });
         let mut views: [Option<Strided<'_>>; MAX_OUTPUTS] = std::array::from_fn(|_| outputs.next());
         let shared = views.each_mut().map(|view| view.as_mut().map(|v| v.share(piece)));
-        let terms = delta.map_or(&[][..], |d| &d.terms);
-        let u = Mutex::new(u);
-        let next = AtomicUsize::new(0);
-        pool.run(&|thread| {
-            let workspace = &mut *lock(&workspaces[thread]);
-            loop {
-                // The shrinks come first: each is one piece, and more work than most.
-                let mut i = next.fetch_add(1, Ordering::Relaxed);
-                if let Some(term) = terms.get(i) {
-                    pass.shrink(term, &u, workspace);
-                    continue;
-                }
-                i -= terms.len();
-                let found = fan.weights.iter().zip(shared.iter().flatten()).find(|(_, columns)| {
+        let delta = delta.filter(|delta| delta.opens(&rows.open));
+        let ld = u.cols;
+        let low_rank = delta.map(|delta| {
+            // Many rows read A from a near cache, and each reads its x once; of few, A is what is read.
+            let by_rows = n >= MANY_ROWS && !delta.int8();
+            let height = if by_rows { n.div_ceil(share).next_multiple_of(ROW_BLOCK) } else { n.max(1) };
+            let u = Grid::new(u.rows_mut(n), n, ld, height, delta.cuts(by_rows));
+            Shrinking { delta, u, ld }
+        });
+        let pieces = shared.iter().flatten().map(Columns::parts).sum();
+        pool.deal(pieces, |thread, claims| {
+            let scratch = &mut *lock(&workspaces[thread]);
+            let mut late = Late::new(&pass, low_rank.as_ref());
+            while let Some(mut i) = claims.take(thread) {
+                let found = fan.weights.iter().zip(shared.iter().flatten()).enumerate().find(|(_, (_, columns))| {
                     let here = i < columns.parts();
                     i -= if here { 0 } else { columns.parts() };
                     here
                 });
-                let Some((weight, columns)) = found else { break };
+                let Some((output, (weight, columns))) = found else { break };
                 let Some(mut y) = columns.take(i) else { break };
-                pass.product(weight, columns.range(i), &mut y, &mut workspace.kernels);
+                late.prefetch(output, columns.range(i));
+                pass.product(weight, columns.range(i), 0..n, &[], &mut y, scratch);
+                late.shrink(scratch);
+                late.add(Piece { output, first: columns.range(i).start, y });
             }
+            late.shrink(scratch);
+            late.finish();
         });
     }
 }
 
+/// The low-rank half of a product.
+struct Shrinking<'a> {
+    delta: &'a Delta,
+    u: Grid<'a>,
+    ld: usize,
+}
+
+/// Outputs that lack their expand.
+struct Piece<'a> {
+    output: usize,
+    /// The first of them in the whole output.
+    first: usize,
+    y: Strided<'a>,
+}
+
+/// What one thread does to the low-rank half. It claims a cell of u, multiplies a first piece while that cell's A comes
+/// from memory, and then shrinks. Pieces that it has multiplied while another thread still shrinks are expanded later:
+/// it waits only when all shrinks have been claimed, so by threads that are inside the region.
+struct Late<'a> {
+    pass: &'a Pass<'a>,
+    low_rank: Option<&'a Shrinking<'a>>,
+    cell: Option<Cell<'a>>,
+    pieces: [Option<Piece<'a>>; LATE],
+    count: usize,
+}
+
+impl<'a> Late<'a> {
+    /// Claims a cell.
+    fn new(pass: &'a Pass<'a>, low_rank: Option<&'a Shrinking<'a>>) -> Self {
+        let cell = low_rank.and_then(|low_rank| low_rank.u.take());
+        if let Some((low_rank, cell)) = low_rank.zip(cell.as_ref()).filter(|_| pass.is_few()) {
+            pass.kernels.prefetch(low_rank.delta.a(cell));
+        }
+        Self { pass, low_rank, cell, pieces: [const { None }; LATE], count: 0 }
+    }
+
+    /// Shrinks what it has claimed, and what no other thread has.
+    fn shrink(&mut self, scratch: &mut Scratch) {
+        let Some(Shrinking { delta, u, .. }) = self.low_rank else { return };
+        while let Some(mut cell) = self.cell.take() {
+            self.cell = u.take();
+            let next = self.cell.as_ref().filter(|_| self.pass.is_few()).map_or(&[][..], |cell| delta.a(cell));
+            delta.shrink(self.pass, &mut cell, next, scratch);
+        }
+    }
+
+    /// Asks for the B of outputs that are about to be multiplied.
+    fn prefetch(&self, output: usize, outputs: Range<usize>) {
+        if let Some(low_rank) = self.low_rank.filter(|_| self.pass.is_few()) {
+            low_rank.delta.prefetch(self.pass.kernels, output, outputs);
+        }
+    }
+
+    /// Takes over a piece, and expands what it has if all shrinks are done.
+    fn add(&mut self, piece: Piece<'a>) {
+        let Some(low_rank) = self.low_rank.filter(|l| l.delta.acts_on(piece.output)) else { return };
+        self.pieces[self.count] = Some(piece);
+        self.count += 1;
+        if self.count == LATE {
+            self.finish();
+        } else if let Some(u) = low_rank.u.values() {
+            self.expand(low_rank, u);
+        }
+    }
+
+    /// Expands what is left, when the shrinks are done.
+    fn finish(&mut self) {
+        let Some(low_rank) = self.low_rank.filter(|_| self.count > 0) else { return };
+        let mut waited = 0;
+        let u = loop {
+            match low_rank.u.values() {
+                Some(u) => break u,
+                None => pause(&mut waited),
+            }
+        };
+        self.expand(low_rank, u);
+    }
+
+    fn expand(&mut self, low_rank: &Shrinking<'_>, u: &[f32]) {
+        for piece in &mut self.pieces[..self.count] {
+            if let Some(Piece { output, first, mut y }) = piece.take() {
+                low_rank.delta.expand(self.pass, output, first, &mut y, u, low_rank.ld);
+            }
+        }
+        self.count = 0;
+    }
+}
+
 /// One product: what every piece of it reads.
-struct Pass<'a> {
-    kernels: &'a Kernels,
+pub(super) struct Pass<'a> {
+    pub(super) kernels: &'a Kernels,
     rows: &'a Rows,
     fan: &'a Fan,
     /// `[n, cols]`
     x: &'a [f32],
     acts: &'a Acts,
-    n: usize,
     /// Whether the rows are those of `Batch::outputs`.
     outputs_only: bool,
 }
 
 impl Pass<'_> {
+    /// Whether so few rows read a weight that it is what the time goes to.
+    fn is_few(&self) -> bool {
+        self.x.len() < MANY_ROWS * self.fan.cols
+    }
+
     /// The opening of `slot` for row `i` of the product.
-    fn opening(&self, i: usize, slot: usize) -> f32 {
+    pub(super) fn opening(&self, i: usize, slot: usize) -> f32 {
         let row = if self.outputs_only { self.rows.outputs[i] as usize } else { i };
         self.rows.opening(row, slot)
     }
 
-    /// `u = opening · scale · A x` for the rows where the term is open.
-    fn shrink(&self, term: &LowRank, u: &Mutex<&mut Buf>, workspace: &mut Workspace) {
-        if (0..self.n).all(|i| self.opening(i, term.slot) == 0.0) {
-            return;
-        }
-        let Workspace { kernels: scratch, row } = workspace;
-        row.resize(self.n * term.rank, 0.0);
-        self.product(&term.a, 0..term.rank, &mut Strided::new(row, self.n, term.rank), scratch);
-        let mut u = lock(u);
-        let cols = u.cols;
-        for (i, shrunk) in row.chunks_exact(term.rank).enumerate() {
-            let opening = self.opening(i, term.slot);
-            if opening != 0.0 {
-                let out = &mut u.data[i * cols + term.first..][..term.rank];
-                out.iter_mut().zip(shrunk).for_each(|(o, s)| *o = s * (opening * term.scale));
-            }
-        }
-    }
-
-    /// Rows `range` of `weight` against all rows of x.
-    fn product(&self, weight: &Tensor, range: Range<usize>, y: &mut Strided<'_>, scratch: &mut Scratch) {
+    /// Rows `range` of `weight` against the rows `rows` of x, which are all of them if both are in Int8. Meanwhile
+    /// `next` may be asked for.
+    pub(super) fn product(
+        &self,
+        weight: &Tensor,
+        range: Range<usize>,
+        rows: Range<usize>,
+        next: &[u8],
+        y: &mut Strided<'_>,
+        scratch: &mut Scratch,
+    ) {
         let w = WeightRows { ty: weight.ty, data: &weight.data, cols: self.fan.cols }.slice(range);
         if self.fan.int8(weight) {
             self.kernels.linear_int8(&w, self.acts, y, scratch);
         } else {
-            self.kernels.linear_float(&w, self.x, y, scratch);
+            let x = &self.x[rows.start * self.fan.cols..rows.end * self.fan.cols];
+            self.kernels.linear_float_before(&w, x, y, next, scratch);
         }
     }
 }
 
 impl Input<'_, Cpu> {
-    fn raw_row(&self, i: usize) -> &[f32] {
-        match self {
-            Input::Raw(x) => x.row(i),
-            _ => &[],
-        }
-    }
-
     /// Writes prepared row `i`.
-    fn row(&self, kernels: &Kernels, rows: &Rows, i: usize, out: &mut [f32], workspace: &mut Workspace) {
+    fn row(&self, kernels: &Kernels, rows: &Rows, i: usize, out: &mut [f32]) {
         let level = kernels.level();
         match self {
             Input::Raw(x) => out.copy_from_slice(x.row(i)),
@@ -295,17 +305,8 @@ impl Input<'_, Cpu> {
                 let x = x.row(rows.outputs[i] as usize);
                 ops::rms_norm(level, x, weight, *eps, out);
             }
-            Input::Gated { gate, up, owed } => {
-                out.copy_from_slice(gate.row(i));
-                let Some(owed) = owed else {
-                    return ops::silu_mul(level, out, up.row(i));
-                };
-                let row = &mut workspace.row;
-                row.clear();
-                row.extend_from_slice(up.row(i));
-                owed.settle(kernels, rows, i, 0, out);
-                owed.settle(kernels, rows, i, 1, row);
-                ops::silu_mul(level, out, row);
+            Input::Gated { gate, up, .. } => {
+                ops::silu_mul(level, gate.row(i), up.row(i), out);
             }
         }
     }

@@ -10,11 +10,15 @@
 /// Values in an activation block.
 pub const BLOCK: usize = 32;
 
+/// Rows that the kernels for many rows take at a time.
+pub(crate) const PANEL: usize = 4;
+
 /// Rows of quantized activations, one allocation each for quants, scales and sums.
 #[derive(Clone, Debug, Default)]
 pub struct Acts {
     rows: usize,
     cols: usize,
+    /// Of whole panels, so that the last one's rows can be read.
     quants: Vec<i8>,
     scales: Vec<f32>,
     sums: Vec<[i32; 2]>,
@@ -75,9 +79,9 @@ impl Acts {
     pub fn resize(&mut self, rows: usize, cols: usize) {
         assert!(cols.is_multiple_of(BLOCK), "{cols} activations are not whole blocks of {BLOCK}");
         (self.rows, self.cols) = (rows, cols);
-        self.quants.resize(rows * cols, 0);
-        self.scales.resize(rows * cols / BLOCK, 0.0);
-        self.sums.resize(rows * cols / BLOCK, [0; 2]);
+        grow(&mut self.quants, rows.next_multiple_of(PANEL) * cols, 0);
+        grow(&mut self.scales, rows * cols / BLOCK, 0.0);
+        grow(&mut self.sums, rows * cols / BLOCK, [0; 2]);
     }
 
     pub fn rows(&self) -> usize {
@@ -98,13 +102,25 @@ impl Acts {
         }
     }
 
+    /// The quants of all rows, one after the other, and of at least as many more as make whole panels.
+    pub(crate) fn quants(&self) -> &[i8] {
+        &self.quants
+    }
+
     /// Every row in turn, to be written; the items are disjoint, so threads may share them out.
     pub fn rows_mut(&mut self) -> impl Iterator<Item = ActRowMut<'_>> {
         let blocks = self.cols / BLOCK;
-        let quants = self.quants.chunks_exact_mut(self.cols);
-        let scales = self.scales.chunks_exact_mut(blocks);
-        let sums = self.sums.chunks_exact_mut(blocks);
+        let quants = self.quants[..self.rows * self.cols].chunks_exact_mut(self.cols);
+        let scales = self.scales[..self.rows * blocks].chunks_exact_mut(blocks);
+        let sums = self.sums[..self.rows * blocks].chunks_exact_mut(blocks);
         quants.zip(scales).zip(sums).map(|((quants, scales), sums)| ActRowMut { quants, scales, sums })
+    }
+}
+
+/// Makes `values` at least `len` long. They are not cut: what is cut would be filled again when the shape changes back.
+fn grow<T: Copy>(values: &mut Vec<T>, len: usize, fill: T) {
+    if values.len() < len {
+        values.resize(len, fill);
     }
 }
 

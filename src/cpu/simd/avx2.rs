@@ -1,7 +1,7 @@
 //! AVX2: eight weight rows at a time.
 
 use super::format::Format;
-use super::int8::{self, Outputs};
+use super::int8::{self, Outputs, Panel};
 use super::isa::Isa;
 use super::kernels::Scratch;
 use super::view::{Rows, Strided};
@@ -94,6 +94,7 @@ const ONE_OF_EIGHT: i64 = 0x8040_2010_0804_0201_u64 as i64;
 // SAFETY of every block below: the caller of an `Isa` method vouches for the features and for its pointers.
 impl<const VNNI: bool> Isa for Avx2<VNNI> {
     const LANES: usize = 8;
+    const GROUPS: usize = 1;
     const BIAS: i32 = if VNNI { 128 } else { 0 };
     type Bytes = __m256i;
     type Ints = __m256i;
@@ -381,14 +382,14 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn pack_weights<F: Format>(w: *const u8, stride: usize, blocks: usize, tile: *mut u8) {
+    unsafe fn pack_weights<F: Format>(w: [*const u8; 2], stride: usize, blocks: usize, tile: *mut u8) {
         // SAFETY: see above.
         unsafe { int8::pack_weights::<Self, F>(w, stride, blocks, tile) }
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn tile<F: Format, const R: usize>(tile: *const u8, panel: *const u8, blocks: usize, out: Outputs) {
+    unsafe fn tile<F: Format, const G: usize>(tile: *const u8, panel: Panel, blocks: usize, out: Outputs, first: bool) {
         // SAFETY: see above.
-        unsafe { int8::tile::<Self, F, R>(tile, panel, blocks, out) }
+        unsafe { int8::tile::<Self, F, G>(tile, panel, blocks, out, first) }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::avx2::Avx2;
 use super::format::Format;
-use super::int8::{self, Outputs};
+use super::int8::{self, Outputs, Panel};
 use super::isa::Isa;
 use super::kernels::Scratch;
 use super::view::{Rows, Strided};
@@ -61,6 +61,7 @@ unsafe fn join(parts: [__m128i; 4]) -> __m512i {
 // SAFETY of every block below: the caller of an `Isa` method vouches for the features and for its pointers.
 impl Isa for Avx512 {
     const LANES: usize = 16;
+    const GROUPS: usize = 2;
     const BIAS: i32 = 128;
     type Bytes = __m512i;
     type Ints = __m512i;
@@ -331,14 +332,14 @@ impl Isa for Avx512 {
     }
 
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn pack_weights<F: Format>(w: *const u8, stride: usize, blocks: usize, tile: *mut u8) {
+    unsafe fn pack_weights<F: Format>(w: [*const u8; 2], stride: usize, blocks: usize, tile: *mut u8) {
         // SAFETY: see above.
         unsafe { int8::pack_weights::<Self, F>(w, stride, blocks, tile) }
     }
 
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn tile<F: Format, const R: usize>(tile: *const u8, panel: *const u8, blocks: usize, out: Outputs) {
+    unsafe fn tile<F: Format, const G: usize>(tile: *const u8, panel: Panel, blocks: usize, out: Outputs, first: bool) {
         // SAFETY: see above.
-        unsafe { int8::tile::<Self, F, R>(tile, panel, blocks, out) }
+        unsafe { int8::tile::<Self, F, G>(tile, panel, blocks, out, first) }
     }
 }

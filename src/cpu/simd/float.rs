@@ -1,32 +1,46 @@
-//! Float kernels, written once over arrays of lanes and compiled for each level.
+//! Float kernels: dots by level, and loops written once over arrays of lanes and compiled for each.
 
+#[cfg(target_arch = "x86_64")]
+use super::dots;
 use super::view::{Rows, Strided};
-use super::{Level, half, multiversion};
-use crate::quant::dequantize_row;
-use crate::quant::float::{LANES, accumulate, accumulate_tail, reduce};
+use super::{Level, multiversion};
+use crate::quant::{dequantize_row, dot_float};
 use crate::tensor::TensorType;
-use std::ops::Range;
 
 /// Outputs that `expand` keeps in registers.
 const EXPAND: usize = 64;
 
-/// Weight rows whose dots are computed side by side, so that their sums do not wait for each other.
-pub(super) const SIDE: usize = 4;
+/// Weight rows that are dequantized together.
+pub(super) const SIDE: usize = 8;
 
 /// y\[i\]\[r\] = the Float dot of row r of `w` and row i of `x`; `rows` is room for dequantized rows.
-pub(super) fn linear(level: Level, w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>, rows: &mut Vec<f32>) {
+pub(super) fn linear(level: Level, w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>, next: &[u8], rows: &mut Vec<f32>) {
+    if !w.ty.is_quantized() {
+        return linear_plain(level, w, x, y, next);
+    }
     let (n, row_bytes) = (w.rows(), w.row_bytes());
     rows.resize(SIDE * w.cols, 0.0);
     for first in (0..n).step_by(SIDE) {
-        let side = SIDE.min(n - first);
-        for (row, bytes) in rows.chunks_exact_mut(w.cols).zip(w.data[first * row_bytes..].chunks_exact(row_bytes)) {
-            match w.ty {
-                TensorType::F16 => half::widen(level, bytes, row),
-                _ => dequantize(level, w.ty, bytes, row),
-            }
+        let side = first..n.min(first + SIDE);
+        for (row, bytes) in rows.chunks_exact_mut(w.cols).zip(w.slice(side.clone()).data.chunks_exact(row_bytes)) {
+            dequantize(level, w.ty, bytes, row);
         }
-        // Past the last row stale ones are multiplied too, and dropped.
-        dot_rows(level, rows, x, y, first..first + side);
+        let data = bytemuck::cast_slice(&rows[..side.len() * w.cols]);
+        linear_plain(level, &Rows { ty: TensorType::F32, data, cols: w.cols }, x, &mut y.columns(side), &[]);
+    }
+}
+
+/// The same of a weight of a float type.
+fn linear_plain(level: Level, w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>, next: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    if dots::linear(level, w, x, y, next) {
+        return;
+    }
+    let _ = (level, next);
+    for (i, x) in x.chunks_exact(w.cols).enumerate() {
+        for (r, v) in y.row_mut(i).iter_mut().enumerate() {
+            *v = dot_float(w.ty, w.row(r), x);
+        }
     }
 }
 
@@ -34,14 +48,6 @@ multiversion! {
     /// [`crate::quant::dequantize`].
     pub(super) fn dequantize(ty: TensorType, src: &[u8], dst: &mut [f32]) {
         dequantize_row(ty, src, dst)
-    }
-
-    /// Writes the dots of `SIDE` rows with every row of `x` to the columns `range` of `y`.
-    fn dot_rows(rows: &[f32], x: &[f32], y: &mut Strided<'_>, range: Range<usize>) {
-        for (i, x) in x.chunks_exact(rows.len() / SIDE).enumerate() {
-            let dots = dot_side(rows, x);
-            y.row_mut(i)[range.start..range.end].copy_from_slice(&dots[..range.len()]);
-        }
     }
 
     /// y\[o\] = fma(u\[j\], b\[j\]\[first + o\], y\[o\]) for j ascending.
@@ -88,27 +94,4 @@ fn add_scaled(row: &[u8], u: f32, sums: &mut [f32; EXPAND]) {
     for o in 0..EXPAND {
         sums[o] = u.mul_add(f32::from_le_bytes(row[o]), sums[o]);
     }
-}
-
-/// The Float dots of `SIDE` rows, one after the other in `rows`, with `x`.
-#[inline(always)]
-fn dot_side(rows: &[f32], x: &[f32]) -> [f32; SIDE] {
-    let (a, rows) = rows.split_at(x.len());
-    let (b, rows) = rows.split_at(x.len());
-    let (c, d) = rows.split_at(x.len());
-    let mut lanes = [[0.0; LANES]; SIDE];
-    let rows = a.as_chunks().0.iter().zip(b.as_chunks().0).zip(c.as_chunks().0.iter().zip(d.as_chunks().0));
-    for (((a, b), (c, d)), x) in rows.zip(x.as_chunks().0) {
-        accumulate(a, x, &mut lanes[0]);
-        accumulate(b, x, &mut lanes[1]);
-        accumulate(c, x, &mut lanes[2]);
-        accumulate(d, x, &mut lanes[3]);
-    }
-    let whole = x.len() / LANES * LANES;
-    if whole < x.len() {
-        for (row, lanes) in [a, b, c, d].into_iter().zip(&mut lanes) {
-            accumulate_tail(&row[whole..], &x[whole..], lanes);
-        }
-    }
-    [reduce(lanes[0]), reduce(lanes[1]), reduce(lanes[2]), reduce(lanes[3])]
 }

@@ -1,7 +1,7 @@
 //! What the Int8 kernels ask of an instruction set.
 
 use super::format::Format;
-use super::int8::Outputs;
+use super::int8::{Outputs, Panel};
 use super::view::{Rows, Strided};
 use crate::quant::act::ActRow;
 
@@ -14,6 +14,8 @@ use crate::quant::act::ActRow;
 pub(super) trait Isa: Copy {
     /// 32-bit lanes of a vector: the weight rows of a group.
     const LANES: usize;
+    /// Groups that many activation rows meet at a time, 1 or 2: as many as the registers hold sums for.
+    const GROUPS: usize;
     /// What [`Isa::operand`] adds to a signed weight.
     const BIAS: i32;
     /// `4 · LANES` bytes; in terms of 16-byte parts, `LANES / 4` of them.
@@ -94,7 +96,7 @@ pub(super) trait Isa: Copy {
     /// [`super::int8::few`], compiled for this level.
     unsafe fn few<F: Format, const M: usize>(w: &Rows<'_>, x: [ActRow<'_>; M], y: &mut Strided<'_>);
     /// [`super::int8::pack_weights`], compiled for this level.
-    unsafe fn pack_weights<F: Format>(w: *const u8, stride: usize, blocks: usize, tile: *mut u8);
+    unsafe fn pack_weights<F: Format>(w: [*const u8; 2], stride: usize, blocks: usize, tile: *mut u8);
     /// [`super::int8::tile`], compiled for this level.
-    unsafe fn tile<F: Format, const R: usize>(tile: *const u8, panel: *const u8, blocks: usize, out: Outputs);
+    unsafe fn tile<F: Format, const G: usize>(tile: *const u8, panel: Panel, blocks: usize, out: Outputs, first: bool);
 }

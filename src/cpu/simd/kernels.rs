@@ -1,5 +1,6 @@
 //! The table of kernels by level, and the checks that make its entries safe to call.
 
+use super::expand::{self, Shrunk, Tiles};
 use super::float;
 use super::half;
 use super::level::Level;
@@ -30,6 +31,14 @@ pub struct Scratch {
 }
 
 impl Scratch {
+    /// A row of `n` values to work in, of any contents.
+    pub fn row(&mut self, n: usize) -> &mut [f32] {
+        if self.rows.len() < n {
+            self.rows.resize(n, 0.0);
+        }
+        &mut self.rows[..n]
+    }
+
     /// Makes room for weights of type `ty` with `cols` columns against one row of activations: the kernels then
     /// allocate nothing.
     pub fn reserve(&mut self, ty: TensorType, cols: usize) {
@@ -89,9 +98,24 @@ impl Kernels {
     /// # Panics
     /// If the shapes do not fit: `w` [n, cols], `x` [m, cols], `y` [m, n].
     pub fn linear_float(&self, w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>, scratch: &mut Scratch) {
+        self.linear_float_before(w, x, y, &[], scratch);
+    }
+
+    /// The same while `next`, which is to be read after it, is asked for.
+    ///
+    /// # Panics
+    /// As [`Kernels::linear_float`].
+    pub fn linear_float_before(
+        &self,
+        w: &Rows<'_>,
+        x: &[f32],
+        y: &mut Strided<'_>,
+        next: &[u8],
+        scratch: &mut Scratch,
+    ) {
         assert!(x.len() == y.rows() * w.cols, "{} activations are not {} rows of {}", x.len(), y.rows(), w.cols);
         check_shapes(w, y.rows(), w.cols, y);
-        float::linear(self.level, w, x, y, &mut scratch.rows);
+        float::linear(self.level, w, x, y, next, &mut scratch.rows);
     }
 
     /// The values of `src`, of type `ty`, in f32.
@@ -147,6 +171,29 @@ impl Kernels {
             TensorType::F16 => half::expand(self.level, y, b, first, u),
             _ => float::expand(self.level, y, b, first, u),
         }
+    }
+
+    /// Asks for `bytes` to come nearer than memory.
+    pub fn prefetch(&self, bytes: &[u8]) {
+        #[cfg(target_arch = "x86_64")]
+        for line in bytes.chunks(64) {
+            super::lanes::prefetch_far(line.as_ptr());
+        }
+    }
+
+    /// y\[i\]\[o\] = fma(u\[i\]\[j\], B\[first + o\]\[j\], y\[i\]\[o\]) for j ascending, in the rows `rows` alone.
+    ///
+    /// # Panics
+    /// If `first` is inside a tile, `b` has no tiles for all of y's columns, its type is quantized, or its rank, or
+    /// `rows`, is not that of `u`.
+    pub fn expand_rows(&self, y: &mut Strided<'_>, rows: &[usize], b: &Tiles<'_>, first: usize, u: &Shrunk<'_>) {
+        assert!(!b.ty.is_quantized(), "{} cannot be expanded", b.ty);
+        assert!(b.rank == u.rank, "u of {} columns for a rank of {}", u.rank, b.rank);
+        #[cfg(target_arch = "x86_64")]
+        if expand::rows(self.level, y, rows, b, first, u) {
+            return;
+        }
+        expand::rows_scalar(y, rows, b, first, u);
     }
 }
 

@@ -1,7 +1,8 @@
 //! Kernels by instruction-set level, all with the bits of the scalar truth in [`crate::quant`].
 //!
 //! [`Kernels`] is the table of a level. The Int8 kernels are written once over an instruction set (`isa`) with
-//! an output row in each lane; the Float kernels, and whatever `multiversion!` compiles, are plain loops.
+//! an output row in each lane, those of attention over vectors of floats (`lanes`); the Float kernels, and whatever
+//! `multiversion!` compiles, are plain loops.
 //!
 //! # What the fixed order costs
 //!
@@ -25,10 +26,14 @@
 //! slower, by 6 to 8 %, as it reads eight rows side by side where the other order reads two. Decision: one order
 //! for all kernels.
 
+pub(super) mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod dots;
+mod expand;
 mod float;
 #[cfg(target_arch = "x86_64")]
 mod format;
@@ -38,13 +43,17 @@ mod int8;
 #[cfg(target_arch = "x86_64")]
 mod isa;
 mod kernels;
+#[cfg(target_arch = "x86_64")]
+mod lanes;
 mod level;
 pub(super) mod limits;
 mod q8;
 mod scalar;
+mod vector;
 mod view;
 
+pub use expand::{Shrunk, Tiles};
 pub use kernels::{Kernels, Scratch};
 pub(crate) use level::multiversion;
 pub use level::{LEVEL_VARIABLE, Level};
-pub use view::{Columns, Rows, Strided};
+pub use view::{Cell, Columns, Grid, Rows, Strided};

@@ -2,8 +2,8 @@
 
 use crate::tensor::TensorType;
 use std::marker::PhantomData;
-use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ops::{Deref, DerefMut, Range};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Contiguous rows of a weight: `data.len()` is a whole number of rows of `cols` values of type `ty`.
 #[derive(Clone, Copy, Debug)]
@@ -185,6 +185,95 @@ impl<'a> Columns<'a> {
     }
 }
 
+/// A matrix that threads fill cell by cell and then read: cells of `height` rows, the last perhaps lower, between the
+/// columns `cuts`. Each cell is lent once, and the matrix is read when all have come back.
+#[derive(Debug)]
+pub struct Grid<'a> {
+    view: Strided<'a>,
+    height: usize,
+    cuts: &'a [usize],
+    lent: AtomicUsize,
+    done: AtomicUsize,
+}
+
+impl<'a> Grid<'a> {
+    /// Cells of `data`, `rows` rows of `ld` values one after the other.
+    ///
+    /// # Panics
+    /// If `data` has another size, `height` is zero, or `cuts` does not ascend or goes past `ld`.
+    pub fn new(data: &'a mut [f32], rows: usize, ld: usize, height: usize, cuts: &'a [usize]) -> Self {
+        assert!(height > 0 && cuts.is_sorted() && cuts.iter().all(|cut| *cut <= ld), "cuts {cuts:?} of {ld} columns");
+        let view = Strided::new(data, rows, ld);
+        Self { view, height, cuts, lent: AtomicUsize::new(0), done: AtomicUsize::new(0) }
+    }
+
+    fn cells(&self) -> usize {
+        self.view.rows.div_ceil(self.height) * self.cuts.len().saturating_sub(1)
+    }
+
+    /// The next cell to be filled, `None` when all have been lent.
+    pub fn take(&self) -> Option<Cell<'_>> {
+        let i = self.lent.fetch_add(1, Ordering::Relaxed);
+        if i >= self.cells() {
+            return None;
+        }
+        let (i, j) = (i / (self.cuts.len() - 1), i % (self.cuts.len() - 1));
+        let rows = i * self.height..((i + 1) * self.height).min(self.view.rows);
+        let columns = self.cuts[j]..self.cuts[j + 1];
+        // SAFETY: the first row of the cell exists, and its columns are at most `ld`. Cells do not overlap, since
+        // the cuts ascend, and the counter lets each of them out once.
+        let start = unsafe { self.view.start.add(rows.start * self.view.ld + columns.start) };
+        let view = Strided { start, rows: rows.len(), cols: columns.len(), ld: self.view.ld, values: PhantomData };
+        Some(Cell { view, rows, columns, done: &self.done })
+    }
+
+    /// All values, row by row, once every cell has come back.
+    pub fn values(&self) -> Option<&[f32]> {
+        // Acquire, so that what was written before a cell came back is seen.
+        if self.done.load(Ordering::Acquire) < self.cells() {
+            return None;
+        }
+        // SAFETY: the view spans the whole buffer, and no cell is lent any more or ever again.
+        Some(unsafe { std::slice::from_raw_parts(self.view.start, self.view.rows * self.view.ld) })
+    }
+}
+
+/// A cell that one thread fills; it comes back when it is dropped.
+#[derive(Debug)]
+pub struct Cell<'g> {
+    view: Strided<'g>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    done: &'g AtomicUsize,
+}
+
+impl Cell<'_> {
+    /// Where in the matrix it stands.
+    pub fn place(&self) -> (Range<usize>, Range<usize>) {
+        (self.rows.clone(), self.columns.clone())
+    }
+}
+
+impl<'g> Deref for Cell<'g> {
+    type Target = Strided<'g>;
+
+    fn deref(&self) -> &Strided<'g> {
+        &self.view
+    }
+}
+
+impl<'g> DerefMut for Cell<'g> {
+    fn deref_mut(&mut self) -> &mut Strided<'g> {
+        &mut self.view
+    }
+}
+
+impl Drop for Cell<'_> {
+    fn drop(&mut self) {
+        self.done.fetch_add(1, Ordering::Release);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,6 +301,41 @@ mod tests {
         for (i, v) in data.iter().enumerate() {
             assert_eq!(*v, (100 * (i / ld) + i % ld) as f32);
         }
+    }
+
+    #[test]
+    fn a_grid_is_read_when_every_cell_has_come_back() {
+        let (rows, ld) = (5, 7);
+        let mut data = vec![0.0; rows * ld];
+        let grid = Grid::new(&mut data, rows, ld, 2, &[0, 3, 3, 6]);
+        let held = grid.take().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while let Some(mut cell) = grid.take() {
+                        let (rows, columns) = cell.place();
+                        for (i, r) in rows.enumerate() {
+                            let values = columns.clone().zip(cell.row_mut(i));
+                            values.for_each(|(c, v)| *v = (100 * r + c) as f32);
+                        }
+                    }
+                });
+            }
+        });
+        assert!(grid.values().is_none(), "one is still lent");
+        assert_eq!(held.place(), (0..2, 0..3));
+        drop(held);
+        for (i, v) in grid.values().unwrap().iter().enumerate() {
+            let (r, c) = (i / ld, i % ld);
+            let filled = c < 6 && (r >= 2 || c >= 3);
+            assert_eq!(*v, if filled { (100 * r + c) as f32 } else { 0.0 });
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "cuts [0, 8] of 7 columns")]
+    fn cuts_past_the_end_are_refused() {
+        Grid::new(&mut [0.0; 7], 1, 7, 1, &[0, 8]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The formats whose nibbles are places in a table of levels.
 
 use super::super::isa::Isa;
-use super::{Format, nibbles};
+use super::{Format, nibble_quads, nibbles};
 use crate::quant::{IQ4_LEVELS, MXFP4_LEVELS};
 
 pub(in crate::cpu::simd) struct Iq4Nl;
@@ -19,6 +19,26 @@ unsafe fn iq4<I: Isa>(p: *const u8, stride: usize) -> [I::Bytes; 2] {
     }
 }
 
+/// The entries of `table` at the nibbles of the 16 bytes at `p`, as quads.
+#[inline(always)]
+unsafe fn table_quads<I: Isa>(table: I::Bytes, p: *const u8, stride: usize) -> [I::Bytes; 8] {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let mut quads = nibble_quads::<I>(p, stride);
+        for quad in &mut quads {
+            *quad = I::lookup(table, *quad);
+        }
+        quads
+    }
+}
+
+/// [`iq4`] as quads.
+#[inline(always)]
+unsafe fn iq4_quads<I: Isa>(p: *const u8, stride: usize) -> [I::Bytes; 8] {
+    // SAFETY: as the caller vouches; the table has 16 bytes.
+    unsafe { table_quads::<I>(I::operand(I::splat_16(IQ4_LEVELS.as_ptr())), p, stride) }
+}
+
 impl Format for Iq4Nl {
     const BYTES: usize = 18;
     const PEAK: Option<i32> = None;
@@ -34,6 +54,12 @@ impl Format for Iq4Nl {
     unsafe fn quants<I: Isa>(p: *const u8, stride: usize, _: usize) -> [I::Bytes; 2] {
         // SAFETY: as the caller vouches.
         unsafe { iq4::<I>(p.add(2), stride) }
+    }
+
+    #[inline(always)]
+    unsafe fn quads<I: Isa>(p: *const u8, stride: usize, _: usize) -> [I::Bytes; 8] {
+        // SAFETY: as the caller vouches.
+        unsafe { iq4_quads::<I>(p.add(2), stride) }
     }
 
     #[inline(always)]
@@ -72,6 +98,12 @@ impl Format for Iq4Xs {
     unsafe fn quants<I: Isa>(p: *const u8, stride: usize, part: usize) -> [I::Bytes; 2] {
         // SAFETY: as the caller vouches.
         unsafe { iq4::<I>(p.add(8 + 16 * part), stride) }
+    }
+
+    #[inline(always)]
+    unsafe fn quads<I: Isa>(p: *const u8, stride: usize, part: usize) -> [I::Bytes; 8] {
+        // SAFETY: as the caller vouches.
+        unsafe { iq4_quads::<I>(p.add(8 + 16 * part), stride) }
     }
 
     #[inline(always)]
@@ -121,6 +153,12 @@ impl Format for Mxfp4 {
             let [low, high] = nibbles::<I>(p.add(1), stride);
             [I::lookup(levels, low), I::lookup(levels, high)]
         }
+    }
+
+    #[inline(always)]
+    unsafe fn quads<I: Isa>(p: *const u8, stride: usize, _: usize) -> [I::Bytes; 8] {
+        // SAFETY: as the caller vouches; the table has 16 bytes.
+        unsafe { table_quads::<I>(I::splat_16(MXFP4_QUANTS.as_ptr()), p.add(1), stride) }
     }
 
     #[inline(always)]

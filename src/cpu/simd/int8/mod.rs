@@ -8,7 +8,7 @@ mod few;
 mod tiles;
 
 pub(super) use few::few;
-pub(super) use tiles::{pack_weights, tile};
+pub(super) use tiles::{Panel, pack_weights, tile};
 
 use super::format::{Format, Iq4Nl, Iq4Xs, Mxfp4, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use super::isa::Isa;
@@ -27,8 +27,8 @@ pub(super) struct Buffers {
     outputs: Vec<f32>,
     /// A group of weight rows, unpacked.
     tile: Vec<Line>,
-    /// Activations in the order in which tiles read them.
-    panels: Vec<Line>,
+    /// Scales and offsets of activations in the order in which tiles read them.
+    steps: Vec<Line>,
 }
 
 impl Buffers {
@@ -190,7 +190,7 @@ fn sum_pair(sums: [i32; 2]) -> i32 {
 /// # Safety
 /// As [`Isa`] says; the blocks at `p + k·stride` for k < LANES can be read.
 #[inline(always)]
-unsafe fn load_quants<I: Isa, F: Format>(p: *const u8, stride: usize, part: usize) -> [[I::Bytes; 2]; 4] {
+pub(super) unsafe fn load_quants<I: Isa, F: Format>(p: *const u8, stride: usize, part: usize) -> [[I::Bytes; 2]; 4] {
     // SAFETY: as the caller vouches.
     unsafe {
         [

@@ -3,27 +3,33 @@
 use super::super::format::Format;
 use super::super::isa::Isa;
 use super::super::view::{Rows, Strided};
-use super::{Buffers, Line, Outputs, excess, groups, half_scales, in_pairs, load_quants, prefetch, sum_pair, weigh};
-use crate::quant::act::{Acts, BLOCK};
+use super::{Buffers, Line, Outputs, excess, half_scales, in_pairs, sum_pair, weigh};
+use crate::quant::act::{Acts, BLOCK, PANEL};
 use std::ops::Range;
 
-/// Activation rows of a full panel.
-const PANEL: usize = 8;
-
-/// Activation rows of the panel that takes a remainder of at most so many.
-const SMALL_PANEL: usize = 4;
-
-/// Bytes of packed activations that stay in the second-level cache while all weights pass by.
+/// Bytes of quantized activations that stay in the second-level cache while all weights pass by.
 const PANELS_BYTES: usize = 512 << 10;
+
+/// Bytes of a group's tile that stay in the first-level cache, beside another's, while all panels pass by.
+const TILE_BYTES: usize = 12 << 10;
+
+/// Rows of quantized activations as tiles read them: quants row by row, `ld` bytes apart, and a block of `steps` for
+/// each part of 32 values, as [`pack_steps`] writes it.
+#[derive(Clone, Copy)]
+pub(in crate::cpu::simd) struct Panel {
+    quants: *const i8,
+    ld: usize,
+    steps: *const u8,
+}
 
 /// Whether a panel has an offset for each half.
 const fn offsets_in_halves<F: Format>() -> bool {
     F::HALVES && !F::MINIMUM
 }
 
-/// Bytes of an activation row's share of a panel block: its quants, scale, and offset or both halves' offsets.
-const fn panel_row<F: Format>() -> usize {
-    if offsets_in_halves::<F>() { BLOCK + 12 } else { BLOCK + 8 }
+/// Words of a block of a panel's steps: scales, and offsets or both halves' offsets, of each row.
+const fn step_words<F: Format>() -> usize {
+    if offsets_in_halves::<F>() { 3 * PANEL } else { 2 * PANEL }
 }
 
 /// Words of a weight row's share of a tile block that its halves' scales take.
@@ -35,6 +41,11 @@ const fn half_words<F: Format>() -> usize {
     } else {
         0
     }
+}
+
+/// Bytes of a part of a group's weights.
+const fn part_bytes<I: Isa, F: Format>() -> usize {
+    I::LANES * F::BYTES / F::PARTS
 }
 
 /// Bytes of a weight row's share of a tile block: its quants, and words for its scale and, where the format has them,
@@ -54,38 +65,70 @@ fn words_of<I: Isa, F: Format>(tile: *mut u8) -> (*mut f32, *mut f32, *mut i32, 
     (scales, minimums, halves, halves.wrapping_add(I::LANES * half_words::<F>()))
 }
 
-/// All rows of `w` times many activation rows: panels of activations that fit the cache, times tiles.
+/// Parts of 32 values of a row that a tile holds, of `blocks` in all: whole blocks of the format, in tiles of nearly
+/// equal length.
+fn tile_blocks<I: Isa, F: Format>(blocks: usize) -> usize {
+    let most = (TILE_BYTES / (I::LANES * tile_row::<F>())).max(F::PARTS);
+    blocks.div_ceil(blocks.div_ceil(most)).next_multiple_of(F::PARTS)
+}
+
+/// All rows of `w` times many activation rows.
 ///
 /// # Safety
 /// As [`linear_of`]; `w` has at least `LANES` rows.
 pub(super) unsafe fn many<I: Isa, F: Format>(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, buffers: &mut Buffers) {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        match w.rows() >= I::GROUPS * I::LANES {
+            true if I::GROUPS == 2 => many_groups::<I, F, 2>(w, x, y, buffers),
+            _ => many_groups::<I, F, 1>(w, x, y, buffers),
+        }
+    }
+}
+
+/// [`many`], `G` groups of weight rows at a time: activations that fit the second-level cache, times tiles that fit
+/// the first.
+///
+/// # Safety
+/// As [`many`]; `w` has at least `G · LANES` rows.
+unsafe fn many_groups<I: Isa, F: Format, const G: usize>(
+    w: &Rows<'_>,
+    x: &Acts,
+    y: &mut Strided<'_>,
+    buffers: &mut Buffers,
+) {
     let (stride, blocks, ld) = (w.row_bytes(), w.cols / BLOCK, y.ld());
-    let row_bytes = blocks * panel_row::<F>();
-    let chunk = (PANELS_BYTES / row_bytes).max(1).next_multiple_of(PANEL);
-    let tile = bytes_of(&mut buffers.tile, blocks * I::LANES * tile_row::<F>()).as_mut_ptr();
+    let wide = G * I::LANES;
+    let chunk = (PANELS_BYTES / w.cols).max(1).next_multiple_of(PANEL);
+    let tile_len = tile_blocks::<I, F>(blocks);
+    let tile = bytes_of(&mut buffers.tile, tile_len * wide * tile_row::<F>()).as_mut_ptr();
+    let panel_bytes = 4 * blocks * step_words::<F>();
     for first in (0..x.rows()).step_by(chunk) {
         let rows = chunk.min(x.rows() - first);
-        let panels = bytes_of(&mut buffers.panels, rows.next_multiple_of(PANEL) * row_bytes);
-        for (p, panel) in panels.chunks_exact_mut(PANEL * row_bytes).enumerate() {
-            let start = first + p * PANEL;
-            match (first + rows).min(start + PANEL) - start {
-                1..=SMALL_PANEL => pack_panel::<I, F, SMALL_PANEL>(x, start, panel),
-                _ => pack_panel::<I, F, PANEL>(x, start, panel),
-            }
+        let steps = bytes_of(&mut buffers.steps, rows.div_ceil(PANEL) * panel_bytes);
+        for (p, steps) in steps.chunks_exact_mut(panel_bytes).enumerate() {
+            pack_steps::<I, F>(x, first + p * PANEL, steps);
         }
-        for group in groups::<I>(w.rows()) {
-            // SAFETY: rows group..group + LANES exist in `w` and in the columns of `y`, rows first..first +
-            // rows in `x` and `y`; the tile and the panels have the sizes that their users ask for.
+        let groups = (0..w.rows()).step_by(wide).map(|g| g.min(w.rows() - wide));
+        let tiles = groups.flat_map(|group| (0..blocks).step_by(tile_len).map(move |b| (group, b)));
+        for (group, b) in tiles {
+            // SAFETY: rows group..group + wide exist in `w` and in the columns of `y`, rows first..first + rows in
+            // `x` and `y`, parts b..b + len in `w` and `x`; the tile and the steps have the sizes that their users
+            // ask for. Rows that fill up the last panel exist in `x`.
             unsafe {
-                I::pack_weights::<F>(w.data.as_ptr().add(group * stride), stride, blocks, tile);
-                for (p, panel) in panels.chunks_exact(PANEL * row_bytes).enumerate() {
-                    let rows = (rows - p * PANEL).min(PANEL);
-                    let start = y.as_mut_ptr().add((first + p * PANEL) * ld + group);
-                    let out = Outputs { start, ld, rows };
-                    match rows {
-                        1..=SMALL_PANEL => I::tile::<F, SMALL_PANEL>(tile, panel.as_ptr(), blocks, out),
-                        _ => I::tile::<F, PANEL>(tile, panel.as_ptr(), blocks, out),
-                    }
+                let len = tile_len.min(blocks - b);
+                for g in 0..G {
+                    let tile = tile.add(g * len * I::LANES * tile_row::<F>());
+                    let start = w.data.as_ptr().add((group + g * I::LANES) * stride);
+                    let ahead = start.wrapping_add(wide * stride + b * part_bytes::<I, F>());
+                    I::pack_weights::<F>([start.add(b / F::PARTS * F::BYTES), ahead], stride, len, tile);
+                }
+                for (p, steps) in steps.chunks_exact(panel_bytes).enumerate() {
+                    let row = first + p * PANEL;
+                    let quants = x.quants().as_ptr().add(row * x.cols() + b * BLOCK);
+                    let steps = steps.as_ptr().add(4 * b * step_words::<F>());
+                    let out = Outputs { start: y.as_mut_ptr().add(row * ld + group), ld, rows: x.rows() - row };
+                    I::tile::<F, G>(tile, Panel { quants, ld: x.cols(), steps }, len, out, b == 0);
                 }
             }
         }
@@ -102,54 +145,45 @@ fn bytes_of(lines: &mut Vec<Line>, len: usize) -> &mut [u8] {
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), len) }
 }
 
-/// Packs up to `R` rows of `x`, from `first` on, into a panel: for each block, quads of quants [8][R][4], the
-/// scales [R], and the offsets [R], which are d·Σq where the format has minimums and else −excess, of both halves
-/// [2][R] where these have scales; where the halves have both, the offset is the pair of their Σq. Rows that do not
-/// exist become zeros.
-fn pack_panel<I: Isa, F: Format, const R: usize>(x: &Acts, first: usize, panel: &mut [u8]) {
-    let block_bytes = R * panel_row::<F>();
-    for r in 0..R {
-        if first + r >= x.rows() {
-            for block in panel.chunks_exact_mut(block_bytes).take(x.cols() / BLOCK) {
-                block.as_chunks_mut::<4>().0.iter_mut().skip(r).step_by(R).for_each(|quad| *quad = [0; 4]);
-            }
-            continue;
-        }
+/// Packs the steps of up to `PANEL` rows of `x`, from `first` on: for each block the scales [PANEL], and the offsets
+/// [PANEL], which are d·Σq where the format has minimums and else −excess, of both halves [2][PANEL] where these have
+/// scales; where the halves have both, the offset is the pair of their Σq. Rows that do not exist become zeros.
+fn pack_steps<I: Isa, F: Format>(x: &Acts, first: usize, steps: &mut [u8]) {
+    let steps = steps.as_chunks_mut::<4>().0;
+    if first + PANEL > x.rows() {
+        steps.fill([0; 4]);
+    }
+    for r in 0..PANEL.min(x.rows() - first) {
         let row = x.row(first + r);
-        let steps = row.scales.iter().zip(row.sums);
-        let quants = bytemuck::cast_slice::<i8, u8>(row.quants).as_chunks::<4>().0.as_chunks::<8>().0;
-        for ((block, quants), (d, sums)) in panel.chunks_exact_mut(block_bytes).zip(quants).zip(steps) {
-            let quads = block.as_chunks_mut::<4>().0;
-            for (k, quad) in quants.iter().enumerate() {
-                quads[k * R + r] = *quad;
-            }
-            quads[8 * R + r] = d.to_ne_bytes();
+        for ((block, d), sums) in steps.chunks_exact_mut(step_words::<F>()).zip(row.scales).zip(row.sums) {
+            block[r] = d.to_ne_bytes();
             let sum = sums[0] + sums[1];
-            let offsets = if F::HALVES && F::MINIMUM {
-                [sum_pair(*sums).to_ne_bytes(); 2]
+            block[PANEL + r] = if F::HALVES && F::MINIMUM {
+                sum_pair(*sums).to_ne_bytes()
             } else if F::HALVES {
-                sums.map(|sum| (-excess::<I, F>(sum)).to_ne_bytes())
+                (-excess::<I, F>(sums[0])).to_ne_bytes()
             } else if F::MINIMUM {
-                [(d * sum as f32).to_ne_bytes(); 2]
+                (d * sum as f32).to_ne_bytes()
             } else {
-                [(-excess::<I, F>(sum)).to_ne_bytes(); 2]
+                (-excess::<I, F>(sum)).to_ne_bytes()
             };
-            quads[9 * R + r] = offsets[0];
             if offsets_in_halves::<F>() {
-                quads[10 * R + r] = offsets[1];
+                block[2 * PANEL + r] = (-excess::<I, F>(sums[1])).to_ne_bytes();
             }
         }
     }
 }
 
 /// Unpacks a group of weight rows, `stride` bytes apart, into a tile: for each block, quads of quants
-/// [8][LANES][4], and the words that [`words_of`] finds. `blocks` counts parts of 32 values.
+/// [8][LANES][4], and the words that [`words_of`] finds. `blocks` counts parts of 32 values. As many bytes from `ahead`
+/// on, which may be any address, are asked for to come to the second-level cache: a tile keeps the processor busy for
+/// longer than they take.
 ///
 /// # Safety
 /// As [`Isa`] says; `w` can be read for LANES rows, `tile` written for `blocks · LANES · tile_row` bytes.
 #[inline(always)]
 pub(in crate::cpu::simd) unsafe fn pack_weights<I: Isa, F: Format>(
-    w: *const u8,
+    [w, ahead]: [*const u8; 2],
     stride: usize,
     blocks: usize,
     tile: *mut u8,
@@ -160,14 +194,14 @@ pub(in crate::cpu::simd) unsafe fn pack_weights<I: Isa, F: Format>(
             let p = w.add(b * F::BYTES);
             let head = F::head::<I>(p, stride);
             for part in 0..F::PARTS {
-                prefetch::<I, F>(w, stride, b * F::PARTS + part);
-                let tile = tile.add((b * F::PARTS + part) * I::LANES * tile_row::<F>());
-                let quants = load_quants::<I, F>(p, stride, part);
-                let low = I::transpose([quants[0][0], quants[1][0], quants[2][0], quants[3][0]]);
-                let high = I::transpose([quants[0][1], quants[1][1], quants[2][1], quants[3][1]]);
-                for (k, (low, high)) in low.into_iter().zip(high).enumerate() {
-                    I::store(tile.add(k * 4 * I::LANES), low);
-                    I::store(tile.add((k + 4) * 4 * I::LANES), high);
+                let b = b * F::PARTS + part;
+                for line in 0..part_bytes::<I, F>().div_ceil(64) {
+                    I::prefetch(ahead.wrapping_add(b * part_bytes::<I, F>() + line * 64));
+                }
+                let tile = tile.add(b * I::LANES * tile_row::<F>());
+                let quads = F::quads::<I>(p, stride, part);
+                for (k, quad) in quads.into_iter().enumerate() {
+                    I::store(tile.add(k * 4 * I::LANES), quad);
                 }
                 let [scale, minimum] = F::scales::<I>(head, part);
                 let (scales, minimums, halves, taken) = words_of::<I, F>(tile);
@@ -190,88 +224,130 @@ pub(in crate::cpu::simd) unsafe fn pack_weights<I: Isa, F: Format>(
     }
 }
 
-/// Σ (q_w − excess)·q_x over the quads `quads` of a tile's part and a panel's, for each of its `R` rows. Where the
-/// format has minimums there is no excess, and `offsets` is not read.
+/// Σ (q_w − excess)·q_x over the quads `quads` of a part of `G` tiles, `apart` bytes apart, and a panel's, for each
+/// of its rows. Where the format has minimums there is no excess, and `offsets` is not read.
 ///
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-unsafe fn tile_dots<I: Isa, F: Format, const R: usize>(
+unsafe fn tile_dots<I: Isa, F: Format, const G: usize>(
     tile: *const u8,
-    panel: *const u8,
+    apart: usize,
+    panel: Panel,
     quads: Range<usize>,
     offsets: *const i32,
-) -> [I::Ints; R] {
+) -> [[I::Ints; PANEL]; G] {
     // SAFETY: as the caller vouches.
     unsafe {
-        let mut starts = [0; R];
-        let mut sums = [I::splat_i32(0); R];
-        for r in 0..R {
-            if !F::MINIMUM {
-                starts[r] = *offsets.add(r);
+        let mut starts = [0; PANEL];
+        let mut opened = [I::open::<F>(0); PANEL];
+        if !F::MINIMUM {
+            for (r, (start, opened)) in starts.iter_mut().zip(&mut opened).enumerate() {
+                *start = *offsets.add(r);
+                *opened = I::open::<F>(*start);
             }
-            sums[r] = I::open::<F>(starts[r]);
         }
+        let mut sums = [opened; G];
         for k in quads {
-            let w = I::load(tile.add(k * 4 * I::LANES));
-            for (r, sum) in sums.iter_mut().enumerate() {
-                *sum = I::dot_quad::<F>(*sum, w, I::splat_4(panel.add((k * R + r) * 4).cast()));
+            let mut w = [I::load(tile.add(k * 4 * I::LANES)); G];
+            for (g, w) in w.iter_mut().enumerate().skip(1) {
+                *w = I::load(tile.add(g * apart + k * 4 * I::LANES));
+            }
+            let x = panel.quants.add(4 * k);
+            for r in 0..PANEL {
+                let x = I::splat_4(x.add(r * panel.ld));
+                for (sums, w) in sums.iter_mut().zip(w) {
+                    sums[r] = I::dot_quad::<F>(sums[r], w, x);
+                }
             }
         }
-        for r in 0..R {
-            sums[r] = I::close::<F>(sums[r], starts[r]);
+        for sums in &mut sums {
+            for (sum, start) in sums.iter_mut().zip(starts) {
+                *sum = I::close::<F>(*sum, start);
+            }
         }
         sums
     }
 }
 
-/// A tile of weights times a panel of `R` activation rows.
+/// The same over a whole part, with the halves' scales where the format has them.
 ///
 /// # Safety
-/// As [`Isa`] says; `tile` and `panel` were packed for `blocks` blocks and this `I`, `F` and `R`; `out` has
-/// at most `R` rows and can be written for LANES values a row.
+/// As [`tile`].
 #[inline(always)]
-pub(in crate::cpu::simd) unsafe fn tile<I: Isa, F: Format, const R: usize>(
+unsafe fn part_dots<I: Isa, F: Format, const G: usize>(
     tile: *const u8,
-    panel: *const u8,
+    apart: usize,
+    panel: Panel,
+    offsets: *const i32,
+) -> [[I::Ints; PANEL]; G] {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        if !F::HALVES {
+            return tile_dots::<I, F, G>(tile, apart, panel, 0..8, offsets);
+        }
+        let mut dots = tile_dots::<I, F, G>(tile, apart, panel, 0..4, offsets);
+        let second = tile_dots::<I, F, G>(tile, apart, panel, 4..8, offsets.add(PANEL));
+        for (g, (dots, second)) in dots.iter_mut().zip(second).enumerate() {
+            let (_, _, halves, _) = words_of::<I, F>(tile.add(g * apart).cast_mut());
+            let by = [I::load_i32(halves), I::load_i32(halves.add(I::LANES * (half_words::<F>() - 1)))];
+            for (dot, second) in dots.iter_mut().zip(second) {
+                *dot = weigh::<I, F>([*dot, second], by);
+            }
+        }
+        dots
+    }
+}
+
+/// `G` tiles of weights, one after the other, times a panel of activation rows; added to what `out` has, unless the
+/// tiles are the `first` of their rows.
+///
+/// # Safety
+/// As [`Isa`] says; `tile` and the panel's steps were packed for this `I` and `F` from `blocks` parts; the panel's rows
+/// can be read for as many, and `out`, of which rows past the panel's do not count, written for G · LANES values a row.
+#[inline(always)]
+pub(in crate::cpu::simd) unsafe fn tile<I: Isa, F: Format, const G: usize>(
+    tile: *const u8,
+    panel: Panel,
     blocks: usize,
     out: Outputs,
+    first: bool,
 ) {
     // SAFETY: as the caller vouches.
     unsafe {
-        let mut acc = [I::splat_f32(0.0); R];
-        for b in 0..blocks {
-            let tile = tile.add(b * I::LANES * tile_row::<F>());
-            let panel = panel.add(b * R * panel_row::<F>());
-            let x_scales = panel.add(BLOCK * R).cast::<f32>();
-            let x_offsets = x_scales.add(R);
-            let (scales, minimums, halves, taken) = words_of::<I, F>(tile.cast_mut());
-            let mut dots;
-            if F::HALVES {
-                dots = tile_dots::<I, F, R>(tile, panel, 0..4, x_offsets.cast());
-                let second = tile_dots::<I, F, R>(tile, panel, 4..8, x_offsets.add(R).cast());
-                let by = [I::load_i32(halves), I::load_i32(halves.add(I::LANES * (half_words::<F>() - 1)))];
-                for r in 0..R {
-                    dots[r] = weigh::<I, F>([dots[r], second[r]], by);
-                }
-            } else {
-                dots = tile_dots::<I, F, R>(tile, panel, 0..8, x_offsets.cast());
-            }
-            let scale = I::load_f32(scales);
-            for r in 0..R {
-                acc[r] = I::fma(I::to_f32(dots[r]), I::mul(scale, I::splat_f32(*x_scales.add(r))), acc[r]);
-                if F::MINIMUM && F::HALVES {
-                    let taken = I::dot_i16(I::load_i32(taken), I::splat_i32(*x_offsets.cast::<i32>().add(r)));
-                    let by = I::mul(I::load_f32(minimums), I::splat_f32(*x_scales.add(r)));
-                    acc[r] = I::fma(I::to_f32(taken), by, acc[r]);
-                } else if F::MINIMUM {
-                    acc[r] = I::fma(I::load_f32(minimums), I::splat_f32(*x_offsets.add(r)), acc[r]);
+        let apart = blocks * I::LANES * tile_row::<F>();
+        let mut acc = [[I::splat_f32(0.0); PANEL]; G];
+        if !first {
+            for (g, acc) in acc.iter_mut().enumerate() {
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    *acc = I::load_f32(out.start.add(r.min(out.rows - 1) * out.ld + g * I::LANES));
                 }
             }
         }
-        for (r, acc) in acc.iter().enumerate() {
-            if r < out.rows {
-                I::store_f32(out.start.add(r * out.ld), *acc);
+        for b in 0..blocks {
+            let tile = tile.add(b * I::LANES * tile_row::<F>());
+            let panel = Panel { quants: panel.quants.add(b * BLOCK), ..panel };
+            let scales = panel.steps.cast::<f32>().add(b * step_words::<F>());
+            let offsets = scales.add(PANEL);
+            let dots = part_dots::<I, F, G>(tile, apart, panel, offsets.cast());
+            for (g, (acc, dots)) in acc.iter_mut().zip(dots).enumerate() {
+                let (w_scales, minimums, _, taken) = words_of::<I, F>(tile.add(g * apart).cast_mut());
+                let scale = I::load_f32(w_scales);
+                for (r, (acc, dot)) in acc.iter_mut().zip(dots).enumerate() {
+                    let d = I::splat_f32(*scales.add(r));
+                    *acc = I::fma(I::to_f32(dot), I::mul(scale, d), *acc);
+                    if F::MINIMUM && F::HALVES {
+                        let taken = I::dot_i16(I::load_i32(taken), I::splat_i32(*offsets.cast::<i32>().add(r)));
+                        *acc = I::fma(I::to_f32(taken), I::mul(I::load_f32(minimums), d), *acc);
+                    } else if F::MINIMUM {
+                        *acc = I::fma(I::load_f32(minimums), I::splat_f32(*offsets.add(r)), *acc);
+                    }
+                }
+            }
+        }
+        for (g, acc) in acc.into_iter().enumerate() {
+            for (r, acc) in acc.into_iter().enumerate().take(out.rows) {
+                I::store_f32(out.start.add(r * out.ld + g * I::LANES), acc);
             }
         }
     }

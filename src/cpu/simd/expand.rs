@@ -1,0 +1,241 @@
+//! The expand of a low-rank term: B in tiles of sixteen outputs, so that the outputs of a piece of work lie one after
+//! the other and stand in lanes.
+
+#[cfg(target_arch = "x86_64")]
+use super::Level;
+#[cfg(target_arch = "x86_64")]
+use super::lanes::{Avx2Lanes, Avx512Lanes, Bf16, F16, F32, Lanes, Weight, prefetch};
+use super::view::Strided;
+use crate::quant::dequantize_row;
+use crate::quant::float::LANES;
+use crate::tensor::TensorType;
+use std::ops::Range;
+
+/// B `[n_out, rank]` as tiles of [`Tiles::WIDTH`] outputs, `[rank][WIDTH]` each; the last is filled up with zeros.
+#[derive(Clone, Copy, Debug)]
+pub struct Tiles<'a> {
+    /// F32, F16 or BF16.
+    pub ty: TensorType,
+    pub data: &'a [u8],
+    pub rank: usize,
+}
+
+impl<'a> Tiles<'a> {
+    /// Outputs of a tile.
+    pub const WIDTH: usize = LANES;
+
+    /// Bytes of a tile.
+    fn tile_bytes(&self) -> usize {
+        self.rank * Self::WIDTH * self.ty.block_bytes()
+    }
+
+    /// Those of `outputs`.
+    ///
+    /// # Panics
+    /// If the first of them is inside a tile, or there are fewer.
+    pub fn of(&self, outputs: Range<usize>) -> &'a [u8] {
+        assert!(outputs.start.is_multiple_of(Self::WIDTH), "output {} is inside a tile", outputs.start);
+        let tiles = outputs.start / Self::WIDTH..outputs.end.div_ceil(Self::WIDTH);
+        &self.data[tiles.start * self.tile_bytes()..tiles.end * self.tile_bytes()]
+    }
+}
+
+/// u of some rows: row `i` is the `rank` values from `i · ld` on.
+#[derive(Clone, Copy, Debug)]
+pub struct Shrunk<'a> {
+    pub values: &'a [f32],
+    pub ld: usize,
+    pub rank: usize,
+}
+
+impl<'a> Shrunk<'a> {
+    fn row(&self, i: usize) -> &'a [f32] {
+        &self.values[i * self.ld..][..self.rank]
+    }
+}
+
+/// `y += B u` in scalar code.
+pub(super) fn scalar(y: &mut [f32], tiles: &[u8], ty: TensorType, u: &[f32]) {
+    let row_bytes = LANES * ty.block_bytes();
+    for (y, tile) in y.chunks_mut(LANES).zip(tiles.chunks_exact(u.len() * row_bytes)) {
+        for (row, u) in tile.chunks_exact(row_bytes).zip(u) {
+            let mut weights = [0.0; LANES];
+            dequantize_row(ty, row, &mut weights);
+            for (y, w) in y.iter_mut().zip(weights) {
+                *y = u.mul_add(w, *y);
+            }
+        }
+    }
+}
+
+/// [`super::Kernels::expand_rows`] in scalar code.
+pub(super) fn rows_scalar(y: &mut Strided<'_>, rows: &[usize], b: &Tiles<'_>, first: usize, u: &Shrunk<'_>) {
+    let tiles = b.of(first..first + y.cols());
+    for i in rows {
+        scalar(y.row_mut(*i), tiles, b.ty, u.row(*i));
+    }
+}
+
+/// The same with instructions. False if the level has none.
+///
+/// # Panics
+/// If the shapes do not fit.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn rows(
+    level: Level,
+    y: &mut Strided<'_>,
+    rows: &[usize],
+    b: &Tiles<'_>,
+    first: usize,
+    u: &Shrunk<'_>,
+) -> bool {
+    let tiles = b.of(first..first + y.cols());
+    assert!(rows.iter().all(|i| *i < y.rows()) && u.rank == b.rank, "rows of y, and a rank of {}", u.rank);
+    // SAFETY: this machine has the features of the level, as `detect` found; the rows, the rank and the number of
+    // tiles were checked above, and each arm has the type of `b`.
+    unsafe {
+        match (level.min(Level::detect()), b.ty) {
+            (Level::Avx512, TensorType::F32) => rows_avx512::<F32>(y, rows, tiles, u),
+            (Level::Avx512, TensorType::F16) => rows_avx512::<F16>(y, rows, tiles, u),
+            (Level::Avx512, TensorType::BF16) => rows_avx512::<Bf16>(y, rows, tiles, u),
+            (Level::Avx2, TensorType::F32) => rows_avx2::<F32>(y, rows, tiles, u),
+            (Level::Avx2, TensorType::F16) => rows_avx2::<F16>(y, rows, tiles, u),
+            (Level::Avx2, TensorType::BF16) => rows_avx2::<Bf16>(y, rows, tiles, u),
+            _ => return false,
+        }
+    }
+    true
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn rows_avx512<W: Weight>(y: &mut Strided<'_>, rows: &[usize], tiles: &[u8], u: &Shrunk<'_>) {
+    // SAFETY: as the caller vouches.
+    unsafe { rows_of::<Avx512Lanes, W, 4, 4>(y, rows, tiles, u) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn rows_avx2<W: Weight>(y: &mut Strided<'_>, rows: &[usize], tiles: &[u8], u: &Shrunk<'_>) {
+    // SAFETY: as the caller vouches.
+    unsafe { rows_of::<Avx2Lanes, W, 2, 2>(y, rows, tiles, u) }
+}
+
+/// `M` rows at a time meet `T` tiles at a time.
+///
+/// # Safety
+/// As [`Lanes`] says; `rows` are rows of `y`, and `tiles` is `u.rank` rows of type `W` for each tile of `y`'s columns.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn rows_of<L: Lanes, W: Weight, const T: usize, const M: usize>(
+    y: &mut Strided<'_>,
+    rows: &[usize],
+    tiles: &[u8],
+    u: &Shrunk<'_>,
+) {
+    let (blocks, rest) = rows.as_chunks::<M>();
+    for rows in blocks {
+        let (mut from, mut to) = ([std::ptr::null(); M], [std::ptr::null_mut(); M]);
+        for i in 0..M {
+            (from[i], to[i]) = (u.row(rows[i]).as_ptr(), y.row_mut(rows[i]).as_mut_ptr());
+        }
+        // SAFETY: as the caller vouches.
+        unsafe { row_block::<L, W, T, M>(to, y.cols(), tiles.as_ptr(), from, u.rank) };
+    }
+    for i in rest {
+        let to = y.row_mut(*i).as_mut_ptr();
+        // SAFETY: as the caller vouches.
+        unsafe { row_block::<L, W, 4, 1>([to], y.cols(), tiles.as_ptr(), [u.row(*i).as_ptr()], u.rank) };
+    }
+}
+
+/// `y[i] += B u[i]` for `M` rows of `cols` outputs.
+///
+/// # Safety
+/// As [`Lanes`] says, for the outputs, for `rank` values of every row of u and for the tiles of the outputs.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn row_block<L: Lanes, W: Weight, const T: usize, const M: usize>(
+    mut y: [*mut f32; M],
+    cols: usize,
+    mut tile: *const u8,
+    u: [*const f32; M],
+    rank: usize,
+) {
+    let mut left = cols;
+    // SAFETY: as the caller vouches; the arrays take the 16 values that are read and written of them.
+    unsafe {
+        while left >= T * LANES {
+            add_tiles::<L, W, T, M>(y, tile, u, rank);
+            for y in &mut y {
+                *y = y.add(T * LANES);
+            }
+            tile = tile.add(T * rank * W::LANE_BYTES);
+            left -= T * LANES;
+        }
+        while left >= LANES {
+            add_tiles::<L, W, 1, M>(y, tile, u, rank);
+            for y in &mut y {
+                *y = y.add(LANES);
+            }
+            tile = tile.add(rank * W::LANE_BYTES);
+            left -= LANES;
+        }
+        if left > 0 {
+            let mut ends = [[0.0f32; LANES]; M];
+            let mut to = [std::ptr::null_mut(); M];
+            for i in 0..M {
+                y[i].copy_to_nonoverlapping(ends[i].as_mut_ptr(), left);
+                to[i] = ends[i].as_mut_ptr();
+            }
+            add_tiles::<L, W, 1, M>(to, tile, u, rank);
+            for i in 0..M {
+                y[i].copy_from_nonoverlapping(ends[i].as_ptr(), left);
+            }
+        }
+    }
+}
+
+/// `T` tiles of outputs of `M` rows, in registers while the ranks go by.
+///
+/// # Safety
+/// As [`row_block`].
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn add_tiles<L: Lanes, W: Weight, const T: usize, const M: usize>(
+    y: [*mut f32; M],
+    tile: *const u8,
+    u: [*const f32; M],
+    rank: usize,
+) {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let mut sums = [[L::splat(0.0); T]; M];
+        for i in 0..M {
+            for t in 0..T {
+                sums[i][t] = L::load_f32(y[i].add(t * LANES).cast());
+            }
+        }
+        for j in 0..rank {
+            let mut weights = [L::splat(0.0); T];
+            for t in 0..T {
+                let row = tile.add((t * rank + j) * W::LANE_BYTES);
+                weights[t] = W::load(row);
+                if M == 1 {
+                    prefetch(row.wrapping_add(T * rank * W::LANE_BYTES));
+                }
+            }
+            for i in 0..M {
+                let u = L::splat(*u[i].add(j));
+                for t in 0..T {
+                    sums[i][t] = weights[t].fma(u, sums[i][t]);
+                }
+            }
+        }
+        for i in 0..M {
+            for t in 0..T {
+                sums[i][t].store(y[i].add(t * LANES));
+            }
+        }
+    }
+}
