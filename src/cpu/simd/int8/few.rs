@@ -51,6 +51,50 @@ unsafe fn dot_halves<I: Isa, F: Format>(
     }
 }
 
+/// What the parts of a group's blocks at `p` read and add to.
+struct Group<I: Isa, F: Format> {
+    p: *const u8,
+    stride: usize,
+    head: F::Head<I>,
+}
+
+/// Adds part `part` of a group's blocks, which is part `b` of its rows, times that of each activation row.
+///
+/// # Safety
+/// As [`few`]; the group's blocks exist, and part `b` of the activations.
+#[inline(always)]
+unsafe fn add_part<I: Isa, F: Format, const M: usize>(
+    acc: &mut [I::Floats; M],
+    group: &Group<I, F>,
+    x: &[ActRow<'_>; M],
+    b: usize,
+    part: usize,
+) {
+    let Group { p, stride, head } = *group;
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let quants = load_quants::<I, F>(p, stride, part);
+        let [scale, minimum] = F::scales::<I>(head, part);
+        for i in 0..M {
+            let at = x[i].quants.as_ptr().add(b * BLOCK);
+            let halves = [I::splat_16(at), I::splat_16(at.add(16))];
+            let (d, sums) = (*x[i].scales.get_unchecked(b), *x[i].sums.get_unchecked(b));
+            let dot = if F::HALVES {
+                dot_halves::<I, F>(quants, halves, sums, half_scales::<I, F>(head, part))
+            } else {
+                dot_part::<I, F>(quants, halves, sums[0] + sums[1])
+            };
+            acc[i] = I::fma(I::to_f32(dot), I::mul(scale, I::splat_f32(d)), acc[i]);
+            if F::MINIMUM && F::HALVES {
+                let taken = I::dot_i16(F::minimums::<I>(head, part), I::splat_i32(sum_pair(sums)));
+                acc[i] = I::fma(I::to_f32(taken), I::mul(minimum, I::splat_f32(d)), acc[i]);
+            } else if F::MINIMUM {
+                acc[i] = I::fma(minimum, I::splat_f32(d * (sums[0] + sums[1]) as f32), acc[i]);
+            }
+        }
+    }
+}
+
 /// All rows of `w` times `M` activation rows, `w` read once.
 ///
 /// # Safety
@@ -61,6 +105,7 @@ pub(in crate::cpu::simd) unsafe fn few<I: Isa, F: Format, const M: usize>(
     x: [ActRow<'_>; M],
     y: &mut Strided<'_>,
 ) {
+    const { assert!(F::PARTS == 1 || F::PARTS == 8) };
     let (stride, blocks) = (w.row_bytes(), w.cols / (BLOCK * F::PARTS));
     let ld = y.ld();
     let y = y.as_mut_ptr();
@@ -72,29 +117,18 @@ pub(in crate::cpu::simd) unsafe fn few<I: Isa, F: Format, const M: usize>(
             let mut acc = [I::splat_f32(0.0); M];
             for block in 0..blocks {
                 let p = start.add(block * F::BYTES);
-                let head = F::head::<I>(p, stride);
-                for part in 0..F::PARTS {
-                    let b = block * F::PARTS + part;
-                    prefetch::<I, F>(start, stride, b);
-                    let quants = load_quants::<I, F>(p, stride, part);
-                    let [scale, minimum] = F::scales::<I>(head, part);
-                    for i in 0..M {
-                        let at = x[i].quants.as_ptr().add(b * BLOCK);
-                        let halves = [I::splat_16(at), I::splat_16(at.add(16))];
-                        let (d, sums) = (*x[i].scales.get_unchecked(b), *x[i].sums.get_unchecked(b));
-                        let dot = if F::HALVES {
-                            dot_halves::<I, F>(quants, halves, sums, half_scales::<I, F>(head, part))
-                        } else {
-                            dot_part::<I, F>(quants, halves, sums[0] + sums[1])
-                        };
-                        acc[i] = I::fma(I::to_f32(dot), I::mul(scale, I::splat_f32(d)), acc[i]);
-                        if F::MINIMUM && F::HALVES {
-                            let taken = I::dot_i16(F::minimums::<I>(head, part), I::splat_i32(sum_pair(sums)));
-                            acc[i] = I::fma(I::to_f32(taken), I::mul(minimum, I::splat_f32(d)), acc[i]);
-                        } else if F::MINIMUM {
-                            acc[i] = I::fma(minimum, I::splat_f32(d * (sums[0] + sums[1]) as f32), acc[i]);
-                        }
-                    }
+                let (at, b) = (Group::<I, F> { p, stride, head: F::head::<I>(p, stride) }, block * F::PARTS);
+                prefetch::<I, F>(start, stride, block);
+                add_part(&mut acc, &at, &x, b, 0);
+                if F::PARTS == 8 {
+                    // Written out: with constants, shifts are immediate and parts share what they load.
+                    add_part(&mut acc, &at, &x, b + 1, 1);
+                    add_part(&mut acc, &at, &x, b + 2, 2);
+                    add_part(&mut acc, &at, &x, b + 3, 3);
+                    add_part(&mut acc, &at, &x, b + 4, 4);
+                    add_part(&mut acc, &at, &x, b + 5, 5);
+                    add_part(&mut acc, &at, &x, b + 6, 6);
+                    add_part(&mut acc, &at, &x, b + 7, 7);
                 }
             }
             for (i, acc) in acc.iter().enumerate() {

@@ -202,7 +202,7 @@ pub(super) unsafe fn load_quants<I: Isa, F: Format>(p: *const u8, stride: usize,
     }
 }
 
-/// Asks for the share of part `b` of the weights that come after the group at `start`. A group is read along
+/// Asks for the share of block `block` of the weights that come after the group at `start`. A group is read along
 /// its rows, some lines of each, which no hardware prefetcher follows well; the next groups lie in memory one
 /// after the other and are asked for in that order. They go to the second-level cache: more lines can be on their
 /// way to it at once than to the first.
@@ -210,10 +210,10 @@ pub(super) unsafe fn load_quants<I: Isa, F: Format>(p: *const u8, stride: usize,
 /// # Safety
 /// The machine has the features of `I`.
 #[inline(always)]
-unsafe fn prefetch<I: Isa, F: Format>(start: *const u8, stride: usize, b: usize) {
-    let (group_bytes, part_bytes) = (I::LANES * stride, I::LANES * F::BYTES / F::PARTS);
-    let ahead = start.wrapping_add(group_bytes.max(AHEAD_BYTES) + b * part_bytes);
-    for line in 0..part_bytes.div_ceil(64) {
+unsafe fn prefetch<I: Isa, F: Format>(start: *const u8, stride: usize, block: usize) {
+    let (group_bytes, block_bytes) = (I::LANES * stride, I::LANES * F::BYTES);
+    let ahead = start.wrapping_add(group_bytes.max(AHEAD_BYTES) + block * block_bytes);
+    for line in 0..block_bytes.div_ceil(64) {
         // SAFETY: as the caller vouches.
         unsafe { I::prefetch(ahead.wrapping_add(line * 64)) };
     }
