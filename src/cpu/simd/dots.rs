@@ -118,31 +118,29 @@ unsafe fn dots<L: Lanes, W: Weight, const R: usize, const X: usize>(
         let mut sums = [[L::splat(0.0); R]; X];
         for block in 0..cols / LANES {
             let mut weights = [L::splat(0.0); R];
-            for r in 0..R {
+            for (r, weight) in weights.iter_mut().enumerate() {
                 let at = r * stride + block * W::LANE_BYTES;
-                weights[r] = W::load(w.add(at));
+                *weight = W::load(w.add(at));
                 if X == 1 {
                     prefetch(ahead.wrapping_add(at));
                 }
             }
-            for i in 0..X {
+            for (i, sums) in sums.iter_mut().enumerate() {
                 let x = L::load_f32(x.add(i * cols + block * LANES).cast());
-                for r in 0..R {
-                    sums[i][r] = weights[r].fma(x, sums[i][r]);
+                for (weight, sum) in weights.iter().zip(sums) {
+                    *sum = weight.fma(x, *sum);
                 }
             }
         }
         if !cols.is_multiple_of(LANES) {
             add_tails::<L, W, R, X>(w, x, cols, &mut sums);
         }
-        for i in 0..X {
+        for (i, sums) in sums.iter().enumerate() {
             for first in (0..R).step_by(4) {
                 // Past the last row it is reduced again, and dropped.
-                let four = [0, 1, 2, 3].map(|k| (first + k).min(R - 1));
-                let dots = reduce([sums[i][four[0]], sums[i][four[1]], sums[i][four[2]], sums[i][four[3]]]);
-                for k in 0..4.min(R - first) {
-                    *y.add(i * ld + first + k) = dots[k];
-                }
+                let four = [0, 1, 2, 3].map(|k| sums[(first + k).min(R - 1)]);
+                let dots = reduce(four);
+                y.add(i * ld + first).copy_from_nonoverlapping(dots.as_ptr(), 4.min(R - first));
             }
         }
     }
@@ -167,14 +165,14 @@ unsafe fn add_tails<L: Lanes, W: Weight, const R: usize, const X: usize>(
         // SAFETY: as the caller vouches.
         let bytes = unsafe { std::slice::from_raw_parts(w.add((r * cols + whole) * size), (cols - whole) * size) };
         quant::dequantize_row(W::TYPE, bytes, weights);
-        for i in 0..X {
+        for (i, sums) in sums.iter_mut().enumerate() {
             // SAFETY: as the caller vouches; the array takes the 16 values that are stored and loaded.
             unsafe {
                 let mut lanes = [0.0; LANES];
-                sums[i][r].store(lanes.as_mut_ptr());
+                sums[r].store(lanes.as_mut_ptr());
                 let x = std::slice::from_raw_parts(x.add(i * cols + whole), cols - whole);
                 accumulate_tail(weights, x, &mut lanes);
-                sums[i][r] = L::load_f32(lanes.as_ptr().cast());
+                sums[r] = L::load_f32(lanes.as_ptr().cast());
             }
         }
     }

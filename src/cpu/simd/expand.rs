@@ -136,8 +136,8 @@ unsafe fn rows_of<L: Lanes, W: Weight, const T: usize, const M: usize>(
     let (blocks, rest) = rows.as_chunks::<M>();
     for rows in blocks {
         let (mut from, mut to) = ([std::ptr::null(); M], [std::ptr::null_mut(); M]);
-        for i in 0..M {
-            (from[i], to[i]) = (u.row(rows[i]).as_ptr(), y.row_mut(rows[i]).as_mut_ptr());
+        for ((row, from), to) in rows.iter().zip(&mut from).zip(&mut to) {
+            (*from, *to) = (u.row(*row).as_ptr(), y.row_mut(*row).as_mut_ptr());
         }
         // SAFETY: as the caller vouches.
         unsafe { row_block::<L, W, T, M>(to, y.cols(), tiles.as_ptr(), from, u.rank) };
@@ -184,13 +184,13 @@ unsafe fn row_block<L: Lanes, W: Weight, const T: usize, const M: usize>(
         if left > 0 {
             let mut ends = [[0.0f32; LANES]; M];
             let mut to = [std::ptr::null_mut(); M];
-            for i in 0..M {
-                y[i].copy_to_nonoverlapping(ends[i].as_mut_ptr(), left);
-                to[i] = ends[i].as_mut_ptr();
+            for ((end, to), y) in ends.iter_mut().zip(&mut to).zip(y) {
+                y.copy_to_nonoverlapping(end.as_mut_ptr(), left);
+                *to = end.as_mut_ptr();
             }
             add_tiles::<L, W, 1, M>(to, tile, u, rank);
-            for i in 0..M {
-                y[i].copy_from_nonoverlapping(ends[i].as_ptr(), left);
+            for (to, y) in to.into_iter().zip(y) {
+                y.copy_from_nonoverlapping(to, left);
             }
         }
     }
@@ -211,30 +211,30 @@ unsafe fn add_tiles<L: Lanes, W: Weight, const T: usize, const M: usize>(
     // SAFETY: as the caller vouches.
     unsafe {
         let mut sums = [[L::splat(0.0); T]; M];
-        for i in 0..M {
-            for t in 0..T {
-                sums[i][t] = L::load_f32(y[i].add(t * LANES).cast());
+        for (sums, y) in sums.iter_mut().zip(y) {
+            for (t, sum) in sums.iter_mut().enumerate() {
+                *sum = L::load_f32(y.add(t * LANES).cast());
             }
         }
         for j in 0..rank {
             let mut weights = [L::splat(0.0); T];
-            for t in 0..T {
+            for (t, weight) in weights.iter_mut().enumerate() {
                 let row = tile.add((t * rank + j) * W::LANE_BYTES);
-                weights[t] = W::load(row);
+                *weight = W::load(row);
                 if M == 1 {
                     prefetch(row.wrapping_add(T * rank * W::LANE_BYTES));
                 }
             }
-            for i in 0..M {
-                let u = L::splat(*u[i].add(j));
-                for t in 0..T {
-                    sums[i][t] = weights[t].fma(u, sums[i][t]);
+            for (sums, u) in sums.iter_mut().zip(u) {
+                let u = L::splat(*u.add(j));
+                for (weight, sum) in weights.iter().zip(sums) {
+                    *sum = weight.fma(u, *sum);
                 }
             }
         }
-        for i in 0..M {
-            for t in 0..T {
-                sums[i][t].store(y[i].add(t * LANES));
+        for (sums, y) in sums.iter().zip(y) {
+            for (t, sum) in sums.iter().enumerate() {
+                sum.store(y.add(t * LANES));
             }
         }
     }

@@ -177,7 +177,7 @@ impl Kernels {
     pub fn prefetch(&self, bytes: &[u8]) {
         #[cfg(target_arch = "x86_64")]
         for line in bytes.chunks(64) {
-            super::lanes::prefetch_far(line.as_ptr());
+            super::lanes::prefetch(line.as_ptr());
         }
     }
 
