@@ -61,18 +61,61 @@ impl Cache {
         ((layer * self.spec.pages + page as usize) * self.spec.kv_heads + kv_head) * self.part
     }
 
-    /// Stores one token's keys and values, `[kv_heads, head_dim]` each, at `position`.
-    pub fn store(&mut self, kernels: &Kernels, layer: usize, table: &[PageId], position: u32, [k, v]: [&[f32]; 2]) {
+    /// The pages of a layer, to be written.
+    pub(super) fn layer(&mut self, layer: usize) -> LayerMut<'_> {
+        let (start, len) = (self.start(layer, 0, 0), self.spec.pages * self.spec.kv_heads * self.part);
+        let (keys, values) = (&mut self.keys[start..][..len], &mut self.values[start..][..len]);
+        LayerMut { keys, values, next: 0, spec: self.spec, row_bytes: self.row_bytes }
+    }
+}
+
+/// The pages of a layer from `next` on.
+pub(super) struct LayerMut<'a> {
+    keys: &'a mut [u8],
+    values: &'a mut [u8],
+    next: usize,
+    spec: CacheSpec,
+    row_bytes: usize,
+}
+
+impl<'a> LayerMut<'a> {
+    /// Page `page`, and nothing before it any more.
+    ///
+    /// # Panics
+    /// If a later one was taken before.
+    pub fn take(&mut self, page: PageId) -> PageMut<'a> {
+        let len = self.spec.kv_heads * self.spec.page_len * self.row_bytes;
+        let skipped = (page as usize).checked_sub(self.next).expect("pages are taken in ascending order");
+        self.next = page as usize + 1;
+        let [keys, values] = [&mut self.keys, &mut self.values].map(|pages| {
+            let (page, rest) = std::mem::take(pages)[skipped * len..].split_at_mut(len);
+            *pages = rest;
+            page
+        });
+        PageMut { keys, values, spec: self.spec, row_bytes: self.row_bytes }
+    }
+}
+
+/// One page of a layer, all its heads.
+pub(super) struct PageMut<'a> {
+    keys: &'a mut [u8],
+    values: &'a mut [u8],
+    spec: CacheSpec,
+    row_bytes: usize,
+}
+
+impl PageMut<'_> {
+    /// Stores one token's keys and values, `[kv_heads, head_dim]` each, at position `slot` of the page.
+    pub fn store(&mut self, kernels: &Kernels, slot: usize, [k, v]: [&[f32]; 2]) {
         let CacheSpec { page_len, head_dim, ty, .. } = self.spec;
-        let (page, slot) = (table[position as usize / page_len], position as usize % page_len);
-        let row_bytes = self.row_bytes;
+        let (row_bytes, part) = (self.row_bytes, self.row_bytes * page_len);
         let mut encoded = [0; MAX_ROW_BYTES];
-        for (head, (k, v)) in k.chunks_exact(head_dim).zip(v.chunks_exact(head_dim)).enumerate() {
-            let start = self.start(layer, page, head);
-            kernels.narrow(ty, v, &mut self.values[start + slot * row_bytes..][..row_bytes]);
-            let encoded = &mut encoded[..row_bytes];
+        let encoded = &mut encoded[..row_bytes];
+        let heads = self.keys.chunks_exact_mut(part).zip(self.values.chunks_exact_mut(part));
+        for ((keys, values), (k, v)) in heads.zip(k.chunks_exact(head_dim).zip(v.chunks_exact(head_dim))) {
+            kernels.narrow(ty, v, &mut values[slot * row_bytes..][..row_bytes]);
             kernels.narrow(ty, k, encoded);
-            columns::put(ty, encoded, slot, page_len, &mut self.keys[start..start + self.part]);
+            columns::put(ty, encoded, slot, page_len, keys);
         }
     }
 }

@@ -103,6 +103,12 @@ impl Rows {
     }
 }
 
+/// Neighbouring rows whose keys and values go to one page.
+struct Run {
+    page: PageId,
+    rows: Range<usize>,
+}
+
 /// Cosines and sines of a step's rows, made once for all layers that share a rope.
 #[derive(Default)]
 struct RopeTable {
@@ -140,6 +146,7 @@ pub struct Cpu {
     rows: Rows,
     prepared: Prepared,
     rope: RopeTable,
+    runs: Vec<Run>,
     attention: Attention,
     /// What the threads work in.
     workspaces: Vec<Mutex<Scratch>>,
@@ -169,6 +176,7 @@ impl Cpu {
             rows: Rows::default(),
             prepared: Prepared::default(),
             rope: RopeTable::default(),
+            runs: Vec::new(),
             attention: Attention::new(threads),
             workspaces,
         })
@@ -178,6 +186,30 @@ impl Cpu {
     /// left to chance, and none allocates.
     fn reserve(&self, ty: TensorType, cols: usize) {
         self.workspaces.iter().for_each(|workspace| lock(workspace).reserve(ty, cols));
+    }
+
+    /// Stores a step's keys and values, page by page.
+    fn store_rows(&mut self, k: &Buf, v: &Buf, cache: &mut Cache, layer: usize) {
+        let (rows, kernels, page_len) = (&self.rows, self.kernels, cache.spec.page_len);
+        let place = |row: usize| {
+            let position = rows.positions[row] as usize;
+            (rows.table(row)[position / page_len], position % page_len)
+        };
+        self.runs.clear();
+        for row in 0..rows.len() {
+            match self.runs.last_mut().filter(|run| run.page == place(row).0) {
+                Some(run) => run.rows.end = row + 1,
+                None => self.runs.push(Run { page: place(row).0, rows: row..row + 1 }),
+            }
+        }
+        self.runs.sort_unstable_by_key(|run| run.page);
+        let mut pages = cache.layer(layer);
+        let runs = self.runs.iter().map(|run| (run, pages.take(run.page)));
+        self.pool.items(self.runs.len(), runs, |_, (run, mut page)| {
+            for row in run.rows.clone() {
+                page.store(kernels, place(row).1, [k.row(row), v.row(row)]);
+            }
+        });
     }
 
     /// Parallel regions run so far.
@@ -306,9 +338,7 @@ impl Backend for Cpu {
             ops::rotate(kernels.level(), q, heads.head_dim, rope.layout, cos, sin);
             ops::rotate(kernels.level(), k, heads.head_dim, rope.layout, cos, sin);
         });
-        for i in 0..n {
-            cache.store(kernels, layer, self.rows.table(i), self.rows.positions[i], [k.row(i), v.row(i)]);
-        }
+        self.store_rows(k, v, cache, layer);
         Ok(())
     }
 

@@ -86,7 +86,8 @@ mod tests {
                     (0..n).map(|i| ((layer * 100 + position * 7 + kind * 50 + i) % 1999) as f32).collect()
                 };
                 let (k, v) = (row(0), row(1));
-                cache.store(Kernels::at(Level::detect()), layer, &TABLE, position as u32, [&k, &v]);
+                let (page, slot) = (TABLE[position / SPEC.page_len], position % SPEC.page_len);
+                cache.layer(layer).take(page).store(Kernels::at(Level::detect()), slot, [&k, &v]);
             }
         }
         cache
