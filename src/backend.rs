@@ -138,6 +138,8 @@ pub trait Linear {
         fan: &Self::Fan,
         delta: Option<&Self::Delta>,
     ) -> Result<()>;
+    /// Says that `fan` is projected after the next one, so that its weights may come nearer meanwhile.
+    fn expect(&mut self, _fan: &Self::Fan) {}
     /// Copies the first `dst.len() / cols` rows out.
     fn download(&mut self, src: &Self::Buf, dst: &mut [f32]) -> Result<()>;
     /// Copies rows in.

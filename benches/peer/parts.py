@@ -144,7 +144,7 @@ def turn(bench):
 
 def together(bench):
     """Sequences that decode at once: without an adapter, at one α, at an α each, which llama.cpp computes one after
-    another. valve draws its tokens, greedily; llama.cpp is given them."""
+    another."""
     def rows(name, file):
         adapter, n, most = lora.random_adapter(file, bench.sizes.rank), bench.sizes.together, max(bench.sizes.batches)
         settings = {"context": 4 * n, "parallel": most}

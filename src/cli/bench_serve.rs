@@ -17,10 +17,9 @@
 use super::options::{Loaded, ModelArgs};
 use clap::Args;
 use cotvalve::cpu::limits::{int8_peak, read_bandwidth};
-use cotvalve::engine::{Generation, Session};
+use cotvalve::engine::Session;
 use cotvalve::error::{Error, Result};
 use cotvalve::rng::Rng;
-use cotvalve::sampler::Sampling;
 use cotvalve::valve::{Dial, Scope};
 use std::io::BufRead;
 use std::time::Instant;
@@ -201,23 +200,19 @@ impl Bench<'_> {
         Ok(tokens.len() as f64 / started.elapsed().as_secs_f64())
     }
 
-    /// The sequences draw their likeliest tokens, which is a little more work than to be given them.
+    /// Every sequence is given its tokens, as llama-batched-bench does.
     fn decode_together(&mut self, request: &Request) -> Result<f64> {
         let mut sessions = Vec::with_capacity(request.batch);
+        let mut tokens = Vec::with_capacity(request.batch);
         for row in 0..request.batch {
             let mut session = self.loaded.session()?;
             self.open(&mut session, request.opening.at(0, row, request.batch))?;
             session.prompt(&self.tokens(1))?;
             sessions.push(session);
+            tokens.push(self.tokens(request.tokens - 1));
         }
-        let sampling = Sampling { ignore_eos: true, ..Sampling::greedy() };
-        let generations = sessions.iter_mut().map(|session| session.generate(&sampling, request.tokens));
-        let mut generations = generations.collect::<Result<Vec<_>>>()?;
         let started = Instant::now();
-        for _ in 0..request.tokens {
-            self.loaded.engine.advance(&mut generations)?;
-            generations.iter_mut().filter_map(Generation::next).try_for_each(|event| event.map(drop))?;
-        }
+        self.loaded.engine.extend(sessions.iter_mut().zip(tokens.iter().map(Vec::as_slice)))?;
         Ok((request.tokens * request.batch) as f64 / started.elapsed().as_secs_f64())
     }
 }

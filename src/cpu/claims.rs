@@ -4,7 +4,13 @@
 //! A thread that multiplies one piece of a weight asks for the next one's memory; that help is lost where the next
 //! piece is another thread's. So a run is taken from its start by whoever takes from it.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Those of the pieces below `n` that are dealt to thread `t` of `threads`.
+pub fn share(n: usize, t: usize, threads: usize) -> Range<usize> {
+    t * n / threads..(t + 1) * n / threads
+}
 
 /// The pieces that each thread still has.
 pub struct Claims(Vec<Run>);
@@ -25,8 +31,9 @@ impl Claims {
     pub fn deal(&self, n: usize) {
         let threads = self.0.len();
         for (t, run) in self.0.iter().enumerate() {
-            run.next.store(t * n / threads, Ordering::Relaxed);
-            run.end.store((t + 1) * n / threads, Ordering::Relaxed);
+            let pieces = share(n, t, threads);
+            run.next.store(pieces.start, Ordering::Relaxed);
+            run.end.store(pieces.end, Ordering::Relaxed);
         }
     }
 

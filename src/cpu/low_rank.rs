@@ -1,7 +1,7 @@
 //! Low-rank terms as the kernels want them, and their two halves: the shrink and the expand.
 
 use super::project::Pass;
-use super::simd::{Cell, Kernels, Scratch, Shrunk, Strided, Tiles};
+use super::simd::{Cell, Kernels, LINE, Scratch, Shrunk, Strided, Tiles};
 use crate::backend::{Precision, Term};
 use crate::map::Bytes;
 use crate::quant;
@@ -12,8 +12,6 @@ use std::ops::Range;
 const FLOAT_ROWS: usize = 8;
 /// The same of an A that meets 8-bit activations.
 const INT8_ROWS: usize = 16;
-/// Bytes of a cache line.
-const LINE: usize = 64;
 /// Bytes of B that are asked for ahead of the product that they are added to.
 const AHEAD_BYTES: usize = 8 << 10;
 /// Rows whose expand shares a look at the openings.

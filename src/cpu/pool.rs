@@ -5,6 +5,7 @@
 //! that core's share, not the whole speed. Between regions workers spin for a moment, then yield, then sleep, and
 //! an idle engine uses no processor. No result depends on who claims what.
 
+use super::ahead::{Ahead, Wanted};
 use super::claims::Claims;
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -29,6 +30,8 @@ struct Shared {
     sleeping: AtomicUsize,
     stop: AtomicBool,
     claims: Claims,
+    /// What each thread will read.
+    ahead: Vec<Ahead>,
     lock: Mutex<()>,
     wake: Condvar,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
@@ -43,6 +46,7 @@ impl Shared {
             sleeping: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             claims: Claims::new(threads),
+            ahead: (0..threads).map(|_| Ahead::default()).collect(),
             lock: Mutex::new(()),
             wake: Condvar::new(),
             panic: Mutex::new(None),
@@ -68,6 +72,8 @@ unsafe impl Sync for Shared {}
 /// Threads that run regions together; the caller is thread 0.
 pub struct Pool {
     shared: Arc<Shared>,
+    /// What the calling thread still asks for.
+    wanted: Wanted,
     workers: Vec<JoinHandle<()>>,
     regions: u64,
 }
@@ -76,7 +82,7 @@ impl Pool {
     /// A team of `threads` threads, at least 1, the calling one included.
     pub fn new(threads: usize) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::new(threads.max(1)));
-        let mut pool = Self { shared, workers: Vec::new(), regions: 0 };
+        let mut pool = Self { shared, wanted: Wanted::NOTHING, workers: Vec::new(), regions: 0 };
         for index in 1..threads.max(1) {
             let shared = pool.shared.clone();
             let name = format!("valve-{index}");
@@ -97,6 +103,11 @@ impl Pool {
     /// Regions run so far: the count a test compares with and without a valve.
     pub fn regions(&self) -> u64 {
         self.regions
+    }
+
+    /// Says that after the next region `thread` will read `bytes`: it asks for them while it waits.
+    pub fn expect(&self, thread: usize, bytes: &[u8]) {
+        self.shared.ahead[thread].set(bytes);
     }
 
     /// Calls `f(thread)` on this thread and on every other that comes before this one is done. `f` must claim its
@@ -121,10 +132,13 @@ impl Pool {
             shared.wake.notify_all();
         }
         let own = catch_unwind(AssertUnwindSafe(|| f(0)));
+        shared.ahead[0].take(&mut self.wanted);
         let mut inside = shared.state.fetch_and(!OPEN, Ordering::AcqRel) & INSIDE;
         let mut waited = 0;
         while inside > 0 {
-            pause(&mut waited);
+            if !self.wanted.ask() {
+                pause(&mut waited);
+            }
             inside = shared.state.load(Ordering::Acquire) & INSIDE;
         }
         let others = shared.panic.lock().unwrap_or_else(|e| e.into_inner()).take();
@@ -221,9 +235,9 @@ pub(super) fn pause(waited: &mut u32) {
 /// A worker's life: wait for a region, join it if it is still open, do its job, leave.
 fn work(shared: &Shared, index: usize) {
     shared.started.fetch_add(1, Ordering::Release);
-    let mut seen = 0;
+    let (mut seen, mut wanted) = (0, Wanted::NOTHING);
     loop {
-        let state = await_region(shared, seen);
+        let state = await_region(shared, seen, &mut wanted);
         seen = state >> 32;
         if shared.stop.load(Ordering::SeqCst) {
             return;
@@ -239,6 +253,7 @@ fn work(shared: &Shared, index: usize) {
                 *shared.panic.lock().unwrap_or_else(|e| e.into_inner()) = Some(payload);
             }
         }
+        shared.ahead[index].take(&mut wanted);
         shared.state.fetch_sub(1, Ordering::Release);
     }
 }
@@ -250,14 +265,16 @@ fn join(shared: &Shared, region: u64) -> bool {
 }
 
 /// Returns the state once its region is no longer `seen`.
-fn await_region(shared: &Shared, seen: u64) -> u64 {
+fn await_region(shared: &Shared, seen: u64, wanted: &mut Wanted) -> u64 {
     let mut waited = 0;
     while waited < SPINS + YIELDS {
         let state = shared.state.load(Ordering::Acquire);
         if state >> 32 != seen {
             return state;
         }
-        pause(&mut waited);
+        if !wanted.ask() {
+            pause(&mut waited);
+        }
     }
     let mut guard = shared.lock.lock().unwrap_or_else(|e| e.into_inner());
     shared.sleeping.fetch_add(1, Ordering::SeqCst);
@@ -338,7 +355,8 @@ mod tests {
     fn the_caller_does_not_wait_for_a_thread_that_does_not_come() {
         // A worker that never looks at the regions: to wait for it would be to wait for ever.
         let absent = std::thread::spawn(|| ());
-        let mut pool = Pool { shared: Arc::new(Shared::new(2)), workers: vec![absent], regions: 0 };
+        let mut pool =
+            Pool { shared: Arc::new(Shared::new(2)), wanted: Wanted::NOTHING, workers: vec![absent], regions: 0 };
         let sum = AtomicU64::new(0);
         pool.each(100, |thread, i| {
             assert_eq!(thread, 0);

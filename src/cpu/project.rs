@@ -1,5 +1,6 @@
 //! The weight product: inputs prepared once a fan, the shrink and the expand of low-rank terms in the same region.
 
+use super::claims::share;
 use super::low_rank::Delta;
 use super::pool::pause;
 use super::simd::{Cell, Columns, Grid, Kernels, Rows as WeightRows, Scratch, Strided};
@@ -46,6 +47,26 @@ impl Fan {
         let weight = &self.weights[0];
         let bytes = weight.row_bytes();
         quant::dequantize(weight.ty, &weight.data[r * bytes..][..bytes], out);
+    }
+
+    /// Outputs in a piece of work for `threads` threads.
+    fn piece(&self, threads: usize) -> usize {
+        let total: usize = self.weights.iter().map(|w| w.rows()).sum();
+        total.div_ceil(threads * PIECES_PER_THREAD).max(total.div_ceil(Columns::MAX_PARTS)).next_multiple_of(LANE_ROWS)
+    }
+
+    /// The weights from the first row on that `thread` of `threads` multiplies.
+    pub(super) fn first(&self, thread: usize, threads: usize) -> &[u8] {
+        let piece = self.piece(threads);
+        let pieces = |w: &Tensor| w.rows().div_ceil(piece);
+        let mut i = share(self.weights.iter().map(pieces).sum(), thread, threads).start;
+        for weight in &self.weights {
+            if i < pieces(weight) {
+                return &weight.data[i * piece * weight.row_bytes()..];
+            }
+            i -= pieces(weight);
+        }
+        &[]
     }
 
     /// Whether `weight`, one of the fan or an A on it, meets activations quantized to 8 bits.
@@ -119,10 +140,8 @@ impl Cpu {
             _ => &prepared.x[..],
         };
         let outputs_only = matches!(input, Input::NormedOutputs { .. });
-        let pass = Pass { kernels, rows, fan, x, acts: &prepared.acts, outputs_only };
-        let total: usize = fan.weights.iter().map(|w| w.rows()).sum();
-        let share = pool.threads() * PIECES_PER_THREAD;
-        let piece = total.div_ceil(share).max(total.div_ceil(Columns::MAX_PARTS)).next_multiple_of(LANE_ROWS);
+        let pass = Pass { kernels, rows, fan, x, acts: &prepared.acts, few: n < MANY_ROWS, outputs_only };
+        let piece = fan.piece(pool.threads());
         let mut outputs = ys.iter_mut().map(|y| {
             let cols = y.cols;
             Strided::new(y.rows_mut(n), n, cols)
@@ -134,7 +153,11 @@ impl Cpu {
         let low_rank = delta.map(|delta| {
             // Many rows read A from a near cache, and each reads its x once; of few, A is what is read.
             let by_rows = n >= MANY_ROWS && !delta.int8();
-            let height = if by_rows { n.div_ceil(share).next_multiple_of(ROW_BLOCK) } else { n.max(1) };
+            let height = if by_rows {
+                n.div_ceil(pool.threads() * PIECES_PER_THREAD).next_multiple_of(ROW_BLOCK)
+            } else {
+                n.max(1)
+            };
             let u = Grid::new(u.rows_mut(n), n, ld, height, delta.cuts(by_rows));
             Shrinking { delta, u, ld }
         });
@@ -191,7 +214,7 @@ impl<'a> Late<'a> {
     /// Claims a cell.
     fn new(pass: &'a Pass<'a>, low_rank: Option<&'a Shrinking<'a>>) -> Self {
         let cell = low_rank.and_then(|low_rank| low_rank.u.take());
-        if let Some((low_rank, cell)) = low_rank.zip(cell.as_ref()).filter(|_| pass.is_few()) {
+        if let Some((low_rank, cell)) = low_rank.zip(cell.as_ref()).filter(|_| pass.few) {
             pass.kernels.prefetch(low_rank.delta.a(cell));
         }
         Self { pass, low_rank, cell, pieces: [const { None }; LATE], count: 0 }
@@ -202,14 +225,14 @@ impl<'a> Late<'a> {
         let Some(Shrinking { delta, u, .. }) = self.low_rank else { return };
         while let Some(mut cell) = self.cell.take() {
             self.cell = u.take();
-            let next = self.cell.as_ref().filter(|_| self.pass.is_few()).map_or(&[][..], |cell| delta.a(cell));
+            let next = self.cell.as_ref().filter(|_| self.pass.few).map_or(&[][..], |cell| delta.a(cell));
             delta.shrink(self.pass, &mut cell, next, scratch);
         }
     }
 
     /// Asks for the B of outputs that are about to be multiplied.
     fn prefetch(&self, output: usize, outputs: Range<usize>) {
-        if let Some(low_rank) = self.low_rank.filter(|_| self.pass.is_few()) {
+        if let Some(low_rank) = self.low_rank.filter(|_| self.pass.few) {
             low_rank.delta.prefetch(self.pass.kernels, output, outputs);
         }
     }
@@ -257,16 +280,13 @@ pub(super) struct Pass<'a> {
     /// `[n, cols]`
     x: &'a [f32],
     acts: &'a Acts,
+    /// Whether so few rows read a weight that it is what the time goes to.
+    few: bool,
     /// Whether the rows are those of `Batch::outputs`.
     outputs_only: bool,
 }
 
 impl Pass<'_> {
-    /// Whether so few rows read a weight that it is what the time goes to.
-    fn is_few(&self) -> bool {
-        self.x.len() < MANY_ROWS * self.fan.cols
-    }
-
     /// The opening of `slot` for row `i` of the product.
     pub(super) fn opening(&self, i: usize, slot: usize) -> f32 {
         let row = if self.outputs_only { self.rows.outputs[i] as usize } else { i };
@@ -309,5 +329,31 @@ impl Input<'_, Cpu> {
                 ops::silu_mul(level, gate.row(i), up.row(i), out);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::map::Bytes;
+    use crate::tensor::TensorType;
+
+    /// A weight whose bytes say which row they are of.
+    fn numbered(rows: usize, from: u8) -> Tensor {
+        let data: Vec<u8> = (0..rows as u8).map(|row| from + row).collect();
+        let data = data.iter().flat_map(|row| [*row; 4]).collect::<Vec<u8>>();
+        Tensor { name: "w".into(), ty: TensorType::F32, dims: vec![1, rows], data: Bytes::from(data) }
+    }
+
+    #[test]
+    fn a_thread_expects_the_rows_that_it_is_dealt_first() {
+        let (a, b) = (numbered(100, 0), numbered(40, 100));
+        let fan = Fan::new(&[&a, &b], Precision::Float).unwrap();
+        // Pieces of 32 rows: four of the first weight, two of the second.
+        assert_eq!(fan.piece(2), 32);
+        let first = |thread, threads| fan.first(thread, threads).first().copied();
+        assert_eq!([0, 1].map(|t| first(t, 2)), [Some(0), Some(96)]);
+        assert_eq!([0, 1, 2].map(|t| first(t, 3)), [Some(0), Some(64), Some(100)]);
+        assert_eq!(fan.first(2, 3).len(), 40 * 4);
     }
 }

@@ -105,23 +105,27 @@ impl<B: Backend> Forward<B> {
         let (backend, config) = (&mut self.backend, &self.config);
         let x = Input::Normed { x: h, weight: &layer.attn_norm, eps: config.norm_eps };
         let delta = valves.delta(Some(index), FanKind::Qkv);
+        backend.expect(&layer.attn_output);
         backend.project(&mut [&mut *q, &mut *k, &mut *v], u, x, &layer.qkv, delta)?;
         let owed = delta.map(|delta| Owed { u, delta });
         backend.rope_store([&mut *q, k, v], owed, &mut self.cache, index, &config.rope, &config.heads)?;
         backend.attend(attn, q, &self.cache, index, &config.heads)?;
         let delta = valves.delta(Some(index), FanKind::AttnOutput);
+        backend.expect(&layer.gate_up);
         backend.project(&mut [&mut *y], u_out, Input::Raw(attn), &layer.attn_output, delta)?;
         backend.add(h, y, delta.map(|delta| Owed { u: u_out, delta }))
     }
 
-    fn ffn_half(&mut self, index: usize, layer: &Layer<B>, valves: &ValveSet<B>) -> Result<()> {
+    fn ffn_half(&mut self, index: usize, layer: &Layer<B>, next: &B::Fan, valves: &ValveSet<B>) -> Result<()> {
         let Buffers { h, gate, up, y, u: [u, u_down], .. } = &mut self.buffers;
         let (backend, config) = (&mut self.backend, &self.config);
         let x = Input::Normed { x: h, weight: &layer.ffn_norm, eps: config.norm_eps };
         let delta = valves.delta(Some(index), FanKind::GateUp);
+        backend.expect(&layer.down);
         backend.project(&mut [&mut *gate, &mut *up], u, x, &layer.gate_up, delta)?;
         let x = Input::Gated { gate, up, owed: delta.map(|delta| Owed { u, delta }) };
         let delta = valves.delta(Some(index), FanKind::Down);
+        backend.expect(next);
         backend.project(&mut [&mut *y], u_down, x, &layer.down, delta)?;
         backend.add(h, y, delta.map(|delta| Owed { u: u_down, delta }))
     }
@@ -130,6 +134,9 @@ impl<B: Backend> Forward<B> {
         let Buffers { h, logits, u: [u, _], .. } = &mut self.buffers;
         let x = Input::NormedOutputs { x: h, weight: &self.weights.norm, eps: self.config.norm_eps };
         let delta = valves.delta(None, FanKind::Head);
+        if let Some(first) = self.weights.layers.first() {
+            self.backend.expect(&first.qkv);
+        }
         self.backend.project(&mut [&mut *logits], u, x, &self.weights.head, delta)?;
         match delta {
             Some(delta) => self.backend.settle_outputs(logits, Owed { u, delta }),
@@ -156,7 +163,8 @@ where
         self.backend.embed(&mut self.buffers.h, &weights.embed)?;
         for (index, layer) in weights.layers.iter().enumerate() {
             self.attention_half(index, layer, &valves)?;
-            self.ffn_half(index, layer, &valves)?;
+            let next = weights.layers.get(index + 1).map_or(&weights.head, |layer| &layer.qkv);
+            self.ffn_half(index, layer, next, &valves)?;
         }
         if batch.outputs.is_empty() {
             return Ok(());

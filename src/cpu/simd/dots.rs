@@ -2,7 +2,8 @@
 //! sixteen sums of [`crate::quant::float`].
 
 use super::Level;
-use super::lanes::{Avx2Lanes, Avx512Lanes, Bf16, F16, F32, Lanes, Weight, prefetch, reduce};
+use super::lanes::{Avx2Lanes, Avx512Lanes, Bf16, F16, F32, Lanes, Weight, reduce};
+use super::prefetch;
 use super::view::{Rows, Strided};
 use crate::quant;
 use crate::quant::float::{LANES, accumulate_tail};

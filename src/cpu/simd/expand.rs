@@ -4,7 +4,8 @@
 #[cfg(target_arch = "x86_64")]
 use super::Level;
 #[cfg(target_arch = "x86_64")]
-use super::lanes::{Avx2Lanes, Avx512Lanes, Bf16, F16, F32, Lanes, Weight, prefetch};
+use super::lanes::{Avx2Lanes, Avx512Lanes, Bf16, F16, F32, Lanes, Weight};
+use super::prefetch;
 use super::view::Strided;
 use crate::quant::dequantize_row;
 use crate::quant::float::LANES;

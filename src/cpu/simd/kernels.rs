@@ -5,6 +5,7 @@ use super::float;
 use super::half;
 use super::level::Level;
 use super::multiversion;
+use super::prefetch::{LINE, prefetch};
 use super::q8;
 use super::scalar;
 use super::view::{Rows, Strided};
@@ -175,9 +176,8 @@ impl Kernels {
 
     /// Asks for `bytes` to come nearer than memory.
     pub fn prefetch(&self, bytes: &[u8]) {
-        #[cfg(target_arch = "x86_64")]
-        for line in bytes.chunks(64) {
-            super::lanes::prefetch(line.as_ptr());
+        for line in bytes.chunks(LINE) {
+            prefetch(line.as_ptr());
         }
     }
 
