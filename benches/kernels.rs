@@ -186,7 +186,7 @@ mod free_order {
                     let acts = _mm256_loadu_si256(x.quants.as_ptr().add(32 * b).cast());
                     let d = *x.scales.get_unchecked(b);
                     let products = if BYTES == 20 {
-                        let offset = d * x.sums.get_unchecked(b).iter().sum::<i32>() as f32;
+                        let offset = d * x.sums.get_unchecked(b).iter().map(|sum| i32::from(*sum)).sum::<i32>() as f32;
                         minimums[r] = scale(block.add(2)).mul_add(offset, minimums[r]);
                         _mm256_dpbusd_epi32(_mm256_setzero_si256(), nibbles(block.add(QUANTS)), acts)
                     } else {

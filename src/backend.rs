@@ -210,6 +210,11 @@ pub trait Backend: Linear {
         rope: &Rope,
         heads: &Heads,
     ) -> Result<()>;
+    /// Says that of the step's rows only those in [`Batch::outputs`] matter from here on. A backend may move them to
+    /// the front of `bufs` and compute no others; all its rows are outputs then.
+    fn keep_outputs(&mut self, _bufs: [&mut Self::Buf; 2]) -> Result<()> {
+        Ok(())
+    }
     /// `y[row, head] = Σ_p softmax_p(scale · q·k_p) v_p` over positions p ≤ the row's own.
     fn attend(
         &mut self,

@@ -134,6 +134,27 @@ fn law_4_openings_are_per_row_and_slot_in_one_pass_over_the_weights() {
 }
 
 #[test]
+fn rows_whose_logits_are_not_wanted_change_nothing() {
+    let adapters = [adapter(1, 8, TensorType::F16)];
+    let mut runner = Runner::new(model(TensorType::Q4_0), &adapters, Setup::default());
+    let (mut rows, texts) = (Vec::new(), [tokens(40, 8), tokens(30, 9)]);
+    for (sequence, text) in texts.iter().enumerate() {
+        rows.extend(text_rows(sequence as u32, text, &[0.0]));
+    }
+    rows.iter_mut().enumerate().for_each(|(i, row)| row.openings[0] = [0.0, 1.0, -0.5][i % 3]);
+    let all = runner.step(&rows);
+    for outputs in [&[69][..], &[39, 69], &[0, 2, 3, 17, 39, 40, 41, 55, 69], &[]] {
+        let wanted: Vec<_> = outputs.iter().map(|i| all[*i as usize].clone()).collect();
+        assert!(bits(&runner.step_for(&rows, outputs)) == bits(&wanted), "{outputs:?}");
+        // What the cache has got from such a step is what any step leaves.
+        let row = Row { sequence: 1, token: 3, position: 30, openings: vec![1.0] };
+        let next = runner.step(&[row.clone()]);
+        runner.step(&rows);
+        assert!(bits(&next) == bits(&runner.step(&[row])), "after {outputs:?}");
+    }
+}
+
+#[test]
 fn law_6_a_turn_acts_from_the_next_row_and_keeps_the_cache() {
     let adapters = [adapter(1, 8, TensorType::F16)];
     let text = tokens(30, 6);

@@ -173,9 +173,10 @@ impl Cpu {
 }
 
 impl Rows {
-    /// How many of the rows `first..end` belong to the sequence of the first.
+    /// How many of the rows `first..end` follow one another in the sequence of the first.
     fn neighbours(&self, first: usize, end: usize) -> usize {
-        (first..end).take_while(|row| self.tables[*row] == self.tables[first]).count()
+        let next = |row: usize| self.positions[row] as usize == self.positions[first] as usize + (row - first);
+        (first..end).take_while(|row| self.tables[*row] == self.tables[first] && next(*row)).count()
     }
 }
 

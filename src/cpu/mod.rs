@@ -87,6 +87,34 @@ impl Rows {
         &self.pages[range.start as usize..range.end as usize]
     }
 
+    /// Drops all rows but the outputs.
+    fn keep_outputs(&mut self) {
+        let slots = self.slots;
+        for (i, row) in self.outputs.iter_mut().enumerate() {
+            let from = *row as usize;
+            self.tokens[i] = self.tokens[from];
+            self.positions[i] = self.positions[from];
+            self.openings.copy_within(from * slots..(from + 1) * slots, i * slots);
+            self.tables[i] = self.tables[from].clone();
+            *row = i as u32;
+        }
+        let n = self.outputs.len();
+        self.tokens.truncate(n);
+        self.positions.truncate(n);
+        self.openings.truncate(n * slots);
+        self.tables.truncate(n);
+        self.find_open();
+    }
+
+    /// Which slots are open in any row.
+    fn find_open(&mut self) {
+        self.open.clear();
+        self.open.resize(self.slots, false);
+        for (i, opening) in self.openings.iter().enumerate() {
+            self.open[i % self.slots] |= *opening != 0.0;
+        }
+    }
+
     fn fill(&mut self, batch: &Batch<'_>) {
         fn copy<T: Copy>(to: &mut Vec<T>, from: &[T]) {
             to.clear();
@@ -98,11 +126,7 @@ impl Rows {
         copy(&mut self.outputs, batch.outputs);
         copy(&mut self.pages, batch.pages);
         self.slots = batch.slots;
-        self.open.clear();
-        self.open.resize(self.slots, false);
-        for (i, opening) in batch.openings.iter().enumerate() {
-            self.open[i % self.slots] |= *opening != 0.0;
-        }
+        self.find_open();
         self.tables.clear();
         for span in batch.spans {
             self.tables.extend(span.rows.clone().map(|_| span.table.clone()));
@@ -354,6 +378,19 @@ impl Backend for Cpu {
             ops::rotate(kernels.level(), k, heads.head_dim, rope.layout, cos, sin);
         });
         self.store_rows(k, v, cache, layer);
+        Ok(())
+    }
+
+    fn keep_outputs(&mut self, bufs: [&mut Buf; 2]) -> Result<()> {
+        if self.rows.outputs.len() < self.rows.len() {
+            for Buf { data, cols } in bufs {
+                for (i, row) in self.rows.outputs.iter().enumerate() {
+                    let from = *row as usize * *cols;
+                    data.copy_within(from..from + *cols, i * *cols);
+                }
+            }
+            self.rows.keep_outputs();
+        }
         Ok(())
     }
 

@@ -100,15 +100,21 @@ impl<B: Backend> Forward<B> {
         &self.backend
     }
 
-    fn attention_half(&mut self, index: usize, layer: &Layer<B>, valves: &ValveSet<B>) -> Result<()> {
-        let Buffers { h, q, k, v, attn, y, u: [u, u_out], .. } = &mut self.buffers;
+    /// Queries, and what the cache keeps.
+    fn qkv(&mut self, index: usize, layer: &Layer<B>, valves: &ValveSet<B>) -> Result<()> {
+        let Buffers { h, q, k, v, u: [u, _], .. } = &mut self.buffers;
         let (backend, config) = (&mut self.backend, &self.config);
         let x = Input::Normed { x: h, weight: &layer.attn_norm, eps: config.norm_eps };
         let delta = valves.delta(Some(index), FanKind::Qkv);
         backend.expect(&layer.attn_output);
         backend.project(&mut [&mut *q, &mut *k, &mut *v], u, x, &layer.qkv, delta)?;
         let owed = delta.map(|delta| Owed { u, delta });
-        backend.rope_store([&mut *q, k, v], owed, &mut self.cache, index, &config.rope, &config.heads)?;
+        backend.rope_store([q, k, v], owed, &mut self.cache, index, &config.rope, &config.heads)
+    }
+
+    fn attention(&mut self, index: usize, layer: &Layer<B>, valves: &ValveSet<B>) -> Result<()> {
+        let Buffers { h, q, attn, y, u: [_, u_out], .. } = &mut self.buffers;
+        let (backend, config) = (&mut self.backend, &self.config);
         backend.attend(attn, q, &self.cache, index, &config.heads)?;
         let delta = valves.delta(Some(index), FanKind::AttnOutput);
         backend.expect(&layer.gate_up);
@@ -162,12 +168,17 @@ where
         self.backend.begin(batch)?;
         self.backend.embed(&mut self.buffers.h, &weights.embed)?;
         for (index, layer) in weights.layers.iter().enumerate() {
-            self.attention_half(index, layer, &valves)?;
+            self.qkv(index, layer, &valves)?;
+            if index + 1 == weights.layers.len() {
+                // Past the last layer's keys and values, a row is computed for its logits alone.
+                if batch.outputs.is_empty() {
+                    return Ok(());
+                }
+                self.backend.keep_outputs([&mut self.buffers.h, &mut self.buffers.q])?;
+            }
+            self.attention(index, layer, &valves)?;
             let next = weights.layers.get(index + 1).map_or(&weights.head, |layer| &layer.qkv);
             self.ffn_half(index, layer, next, &valves)?;
-        }
-        if batch.outputs.is_empty() {
-            return Ok(());
         }
         self.head(&valves)?;
         self.backend.download(&self.buffers.logits, logits)

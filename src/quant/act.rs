@@ -7,6 +7,8 @@
 //! block with an infinity or a NaN becomes d = NaN, q = 0, so that every dot that reads it is NaN: a fault
 //! upstream shows, and is not rounded into a number.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 /// Values in an activation block.
 pub const BLOCK: usize = 32;
 
@@ -21,7 +23,8 @@ pub struct Acts {
     /// Of whole panels, so that the last one's rows can be read.
     quants: Vec<i8>,
     scales: Vec<f32>,
-    sums: Vec<[i32; 2]>,
+    sums: Vec<[i16; 2]>,
+    edition: u64,
 }
 
 /// One row: `quants.len() = 32 · scales.len()`, `sums[b]` = the sums of the quants of both halves of block b.
@@ -29,7 +32,7 @@ pub struct Acts {
 pub struct ActRow<'a> {
     pub quants: &'a [i8],
     pub scales: &'a [f32],
-    pub sums: &'a [[i32; 2]],
+    pub sums: &'a [[i16; 2]],
 }
 
 /// One block: x ≈ scale·quants.
@@ -38,13 +41,13 @@ pub struct ActBlock<'a> {
     pub quants: &'a [i8; BLOCK],
     pub scale: f32,
     /// Of the two halves.
-    pub sums: [i32; 2],
+    pub sums: [i16; 2],
 }
 
 impl ActBlock<'_> {
     /// The sum of the quants.
     pub fn sum(&self) -> i32 {
-        self.sums[0] + self.sums[1]
+        self.sums.into_iter().map(i32::from).sum()
     }
 }
 
@@ -61,7 +64,7 @@ impl<'a> ActRow<'a> {
 pub struct ActRowMut<'a> {
     pub quants: &'a mut [i8],
     pub scales: &'a mut [f32],
-    pub sums: &'a mut [[i32; 2]],
+    pub sums: &'a mut [[i16; 2]],
 }
 
 impl Acts {
@@ -78,7 +81,7 @@ impl Acts {
     /// If `cols` is not a multiple of [`BLOCK`].
     pub fn resize(&mut self, rows: usize, cols: usize) {
         assert!(cols.is_multiple_of(BLOCK), "{cols} activations are not whole blocks of {BLOCK}");
-        (self.rows, self.cols) = (rows, cols);
+        (self.rows, self.cols, self.edition) = (rows, cols, next_edition());
         grow(&mut self.quants, rows.next_multiple_of(PANEL) * cols, 0);
         grow(&mut self.scales, rows * cols / BLOCK, 0.0);
         grow(&mut self.sums, rows * cols / BLOCK, [0; 2]);
@@ -102,6 +105,12 @@ impl Acts {
         }
     }
 
+    /// A number that no other contents have had, of these or other activations, while the process runs: what was made
+    /// of them can be told by it.
+    pub(crate) fn edition(&self) -> u64 {
+        self.edition
+    }
+
     /// The quants of all rows, one after the other, and of at least as many more as make whole panels.
     pub(crate) fn quants(&self) -> &[i8] {
         &self.quants
@@ -109,12 +118,19 @@ impl Acts {
 
     /// Every row in turn, to be written; the items are disjoint, so threads may share them out.
     pub fn rows_mut(&mut self) -> impl Iterator<Item = ActRowMut<'_>> {
+        self.edition = next_edition();
         let blocks = self.cols / BLOCK;
         let quants = self.quants[..self.rows * self.cols].chunks_exact_mut(self.cols);
         let scales = self.scales[..self.rows * blocks].chunks_exact_mut(blocks);
         let sums = self.sums[..self.rows * blocks].chunks_exact_mut(blocks);
         quants.zip(scales).zip(sums).map(|((quants, scales), sums)| ActRowMut { quants, scales, sums })
     }
+}
+
+/// See [`Acts::edition`].
+fn next_edition() -> u64 {
+    static EDITIONS: AtomicU64 = AtomicU64::new(1);
+    EDITIONS.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Makes `values` at least `len` long. They are not cut: what is cut would be filled again when the shape changes back.
@@ -156,15 +172,16 @@ pub(crate) fn quantize_row(x: &[f32], out: ActRowMut<'_>) {
     }
 }
 
-/// The sums of both halves, in a loop that becomes vector code.
+/// The sums of both halves. They are small, so one word holds both, and one loop that becomes vector code sums them.
 #[inline(always)]
-fn half_sums(rounded: &[i32; BLOCK]) -> [i32; 2] {
-    let (mut low, mut high) = (0, 0);
+fn half_sums(rounded: &[i32; BLOCK]) -> [i16; 2] {
+    let mut both = 0i32;
     for i in 0..BLOCK / 2 {
-        low += rounded[i];
-        high += rounded[BLOCK / 2 + i];
+        both = both.wrapping_add(rounded[i].wrapping_add(rounded[BLOCK / 2 + i] << 16));
     }
-    [low, high]
+    // A negative sum in the low half has taken one from the high half.
+    let low = both as i16;
+    [low, (both.wrapping_sub(i32::from(low)) >> 16) as i16]
 }
 
 /// The integer nearest to `v`, which is at most 2^22 in magnitude; the even one of two.
@@ -230,6 +247,17 @@ mod tests {
         let acts = quantized(&x);
         assert_eq!(acts.row(0).quants[..6], [-127, 127, 0, 2, -2, 3]);
         assert_eq!((acts.row(0).scales[0], acts.row(0).sums[0]), (1.0, [3, 0]));
+    }
+
+    #[test]
+    fn sums_are_those_of_the_halves() {
+        for [low, high] in [[-1.0, 1.0], [1.0, -1.0], [-1.0, -1.0], [-0.01, 0.0], [1.0, 1.0]] {
+            let x: [f32; BLOCK] = std::array::from_fn(|i| if i < BLOCK / 2 { low } else { high });
+            let acts = quantized(&x);
+            let row = acts.row(0);
+            let sum = |half: &[i8]| half.iter().map(|q| i16::from(*q)).sum::<i16>();
+            assert_eq!(row.sums[0], [sum(&row.quants[..BLOCK / 2]), sum(&row.quants[BLOCK / 2..])]);
+        }
     }
 
     #[test]

@@ -121,7 +121,7 @@ pub(super) fn dot_halves<const BYTES: usize>(
         let block = &row.as_chunks::<BYTES>().0[at / SUBS];
         let (quants, scales) = part(block, at % SUBS);
         let dots = half_dots(&quants, x.quants);
-        let sum: i32 = (0..2).map(|h| i32::from(scales[h]) * (dots[h] - excess * x.sums[h])).sum();
+        let sum: i32 = (0..2).map(|h| i32::from(scales[h]) * (dots[h] - excess * i32::from(x.sums[h]))).sum();
         (sum as f32).mul_add(scale(&block[BYTES - 2..]) * x.scale, acc)
     })
 }

@@ -52,7 +52,7 @@ pub(super) fn dot(row: &[u8], x: ActRow<'_>) -> f32 {
         for (half, (dot, x_sum)) in dots.into_iter().zip(x.sums).enumerate() {
             let (scale, minimum) = scale_and_minimum(block, 2 * j + half);
             sum += i32::from(scale) * dot;
-            taken += i32::from(minimum) * x_sum;
+            taken += i32::from(minimum) * i32::from(x_sum);
         }
         let acc = (sum as f32).mul_add(scale(&block[STEP..]) * x.scale, acc);
         (taken as f32).mul_add(-scale(&block[MINIMUM..]) * x.scale, acc)

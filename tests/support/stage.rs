@@ -97,6 +97,11 @@ impl Runner {
 
     /// One step; the logits of every row. Rows of a sequence must be neighbours.
     pub fn step(&mut self, rows: &[Row]) -> Vec<Vec<f32>> {
+        self.step_for(rows, &(0..rows.len() as u32).collect::<Vec<_>>())
+    }
+
+    /// One step; the logits of the rows `outputs`.
+    pub fn step_for(&mut self, rows: &[Row], outputs: &[u32]) -> Vec<Vec<f32>> {
         let tokens: Vec<u32> = rows.iter().map(|r| r.token).collect();
         let positions: Vec<u32> = rows.iter().map(|r| r.position).collect();
         let slots = self.slots().len();
@@ -108,9 +113,8 @@ impl Runner {
             spans.push(Span { rows: start..start + run.len() as u32, table });
             start += run.len() as u32;
         }
-        let outputs: Vec<u32> = (0..rows.len() as u32).collect();
-        let mut logits = vec![0.0; rows.len() * self.config.vocab];
-        let (spans, pages, outputs) = (&spans[..], &pages[..], &outputs[..]);
+        let mut logits = vec![0.0; outputs.len() * self.config.vocab];
+        let (spans, pages) = (&spans[..], &pages[..]);
         let (tokens, positions, openings) = (&tokens[..], &positions[..], &openings[..]);
         let batch = Batch { tokens, positions, spans, pages, openings, slots, outputs };
         self.forward.step(&batch, &mut logits).unwrap();

@@ -273,6 +273,12 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    unsafe fn add_dot_i16(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: see above.
+        unsafe { if VNNI { _mm256_dpwssd_epi32(sum, a, b) } else { _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)) } }
+    }
+
+    #[inline(always)]
     unsafe fn or_i32(a: __m256i, b: __m256i) -> __m256i {
         // SAFETY: see above.
         unsafe { _mm256_or_si256(a, b) }

@@ -219,6 +219,12 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn add_dot_i16(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_dpwssd_epi32(sum, a, b) }
+    }
+
+    #[inline(always)]
     unsafe fn or_i32(a: __m512i, b: __m512i) -> __m512i {
         // SAFETY: see above.
         unsafe { _mm512_or_si512(a, b) }

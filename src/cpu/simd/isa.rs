@@ -69,6 +69,8 @@ pub(super) trait Isa: Copy {
     unsafe fn pair_i16(low: Self::Ints, high: Self::Ints) -> Self::Ints;
     /// Σ of two products of `i16` in every lane.
     unsafe fn dot_i16(a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    /// The same, added to `sum`.
+    unsafe fn add_dot_i16(sum: Self::Ints, a: Self::Ints, b: Self::Ints) -> Self::Ints;
     unsafe fn or_i32(a: Self::Ints, b: Self::Ints) -> Self::Ints;
     /// `v >> from & mask`, unsigned.
     unsafe fn bits_i32(v: Self::Ints, from: usize, mask: i32) -> Self::Ints;

@@ -3,15 +3,31 @@
 use super::super::format::Format;
 use super::super::isa::Isa;
 use super::super::view::{Rows, Strided};
-use super::{exceeds, excess, groups, half_scales, load_quants, prefetch, sum_pair, weigh};
+use super::{excess, groups, half_scales, load_quants, pair, prefetch, weigh};
 use crate::quant::act::{ActRow, BLOCK};
+
+/// `dot` less the excess of the weights over the halves of a block that `halves` names, whose activations' sums are the
+/// pair in each lane of `sums`.
+///
+/// # Safety
+/// As [`Isa`] says.
+#[inline(always)]
+unsafe fn less_excess<I: Isa, F: Format>(dot: I::Ints, sums: I::Ints, halves: [bool; 2]) -> I::Ints {
+    let excess = excess::<I, F>() as i16;
+    if excess == 0 {
+        return dot;
+    }
+    let by = pair(halves.map(|half| if half { -excess } else { 0 }));
+    // SAFETY: as the caller vouches.
+    unsafe { I::add_dot_i16(dot, sums, I::splat_i32(by)) }
+}
 
 /// Σ (q_w − excess)·q_x of a part, a row in each lane.
 ///
 /// # Safety
 /// As [`Isa`] says.
 #[inline(always)]
-unsafe fn dot_part<I: Isa, F: Format>(quants: [[I::Bytes; 2]; 4], x: [I::Bytes; 2], sum: i32) -> I::Ints {
+unsafe fn dot_part<I: Isa, F: Format>(quants: [[I::Bytes; 2]; 4], x: [I::Bytes; 2], sums: I::Ints) -> I::Ints {
     // SAFETY: as the caller vouches.
     unsafe {
         let dot = I::sum_lanes([
@@ -20,7 +36,7 @@ unsafe fn dot_part<I: Isa, F: Format>(quants: [[I::Bytes; 2]; 4], x: [I::Bytes; 
             I::dot_pair::<F>(quants[2], x),
             I::dot_pair::<F>(quants[3], x),
         ]);
-        if exceeds::<I, F>() { I::add_i32(dot, I::splat_i32(-excess::<I, F>(sum))) } else { dot }
+        less_excess::<I, F>(dot, sums, [true; 2])
     }
 }
 
@@ -32,7 +48,7 @@ unsafe fn dot_part<I: Isa, F: Format>(quants: [[I::Bytes; 2]; 4], x: [I::Bytes; 
 unsafe fn dot_halves<I: Isa, F: Format>(
     quants: [[I::Bytes; 2]; 4],
     x: [I::Bytes; 2],
-    sums: [i32; 2],
+    sums: I::Ints,
     scales: [I::Ints; 2],
 ) -> I::Ints {
     // SAFETY: as the caller vouches.
@@ -45,7 +61,7 @@ unsafe fn dot_halves<I: Isa, F: Format>(
                 I::dot::<F>(quants[2][h], x[h]),
                 I::dot::<F>(quants[3][h], x[h]),
             ]);
-            halves[h] = if exceeds::<I, F>() { I::add_i32(dot, I::splat_i32(-excess::<I, F>(sums[h]))) } else { dot };
+            halves[h] = less_excess::<I, F>(dot, sums, [h == 0, h == 1]);
         }
         weigh::<I, F>(halves, scales)
     }
@@ -78,18 +94,20 @@ unsafe fn add_part<I: Isa, F: Format, const M: usize>(
         for i in 0..M {
             let at = x[i].quants.as_ptr().add(b * BLOCK);
             let halves = [I::splat_16(at), I::splat_16(at.add(16))];
-            let (d, sums) = (*x[i].scales.get_unchecked(b), *x[i].sums.get_unchecked(b));
+            let d = I::splat_f32(*x[i].scales.get_unchecked(b));
+            let sums = I::splat_i32(pair(*x[i].sums.get_unchecked(b)));
             let dot = if F::HALVES {
                 dot_halves::<I, F>(quants, halves, sums, half_scales::<I, F>(head, part))
             } else {
-                dot_part::<I, F>(quants, halves, sums[0] + sums[1])
+                dot_part::<I, F>(quants, halves, sums)
             };
-            acc[i] = I::fma(I::to_f32(dot), I::mul(scale, I::splat_f32(d)), acc[i]);
+            acc[i] = I::fma(I::to_f32(dot), I::mul(scale, d), acc[i]);
             if F::MINIMUM && F::HALVES {
-                let taken = I::dot_i16(F::minimums::<I>(head, part), I::splat_i32(sum_pair(sums)));
-                acc[i] = I::fma(I::to_f32(taken), I::mul(minimum, I::splat_f32(d)), acc[i]);
+                let taken = I::dot_i16(F::minimums::<I>(head, part), sums);
+                acc[i] = I::fma(I::to_f32(taken), I::mul(minimum, d), acc[i]);
             } else if F::MINIMUM {
-                acc[i] = I::fma(minimum, I::splat_f32(d * (sums[0] + sums[1]) as f32), acc[i]);
+                let sum = I::to_f32(I::dot_i16(sums, I::splat_i32(pair([1; 2]))));
+                acc[i] = I::fma(minimum, I::mul(sum, d), acc[i]);
             }
         }
     }

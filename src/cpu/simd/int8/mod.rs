@@ -29,6 +29,8 @@ pub(super) struct Buffers {
     tile: Vec<Line>,
     /// Scales and offsets of activations in the order in which tiles read them.
     steps: Vec<Line>,
+    /// What they were made of and for: the edition, the weights' type, what a multiplied weight exceeds its quant by.
+    steps_of: Option<(u64, TensorType, i32)>,
 }
 
 impl Buffers {
@@ -129,15 +131,9 @@ fn groups<I: Isa>(n: usize) -> impl Iterator<Item = usize> {
     (0..n).step_by(I::LANES).map(move |g| g.min(n - I::LANES))
 }
 
-/// What the sum of a row's products exceeds the sum of its quants by, for activations that sum to `sum`.
-#[inline(always)]
-fn excess<I: Isa, F: Format>(sum: i32) -> i32 {
-    if F::PEAK.is_some() { F::EXCESS * sum } else { I::BIAS * sum }
-}
-
-/// Whether that is ever anything.
-const fn exceeds<I: Isa, F: Format>() -> bool {
-    if F::PEAK.is_some() { F::EXCESS != 0 } else { I::BIAS != 0 }
+/// What a weight that is multiplied exceeds its quant by.
+const fn excess<I: Isa, F: Format>() -> i32 {
+    if F::PEAK.is_some() { F::EXCESS } else { I::BIAS }
 }
 
 /// Whether both halves' sums, and so their products with scales, can be taken as pairs of `i16`.
@@ -178,10 +174,10 @@ unsafe fn weigh<I: Isa, F: Format>(sums: [I::Ints; 2], scales: [I::Ints; 2]) -> 
     }
 }
 
-/// The sums of the halves of a block of activations as a pair of `i16`, in which they lie: at most 16·127.
+/// A pair of `i16` as a word in memory holds it.
 #[inline(always)]
-fn sum_pair(sums: [i32; 2]) -> i32 {
-    sums[0] & 0xffff | sums[1] << 16
+const fn pair(values: [i16; 2]) -> i32 {
+    values[0] as u16 as i32 | (values[1] as i32) << 16
 }
 
 /// The quants of a part of a group's blocks at `p`: every fourth row in each pair of vectors, values 0..16 in the

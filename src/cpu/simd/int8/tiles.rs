@@ -3,7 +3,7 @@
 use super::super::format::Format;
 use super::super::isa::Isa;
 use super::super::view::{Rows, Strided};
-use super::{Buffers, Line, Outputs, excess, half_scales, in_pairs, sum_pair, weigh};
+use super::{Buffers, Line, Outputs, excess, half_scales, in_pairs, pair, weigh};
 use crate::quant::act::{Acts, BLOCK, PANEL};
 use std::ops::Range;
 
@@ -103,12 +103,18 @@ unsafe fn many_groups<I: Isa, F: Format, const G: usize>(
     let tile_len = tile_blocks::<I, F>(blocks);
     let tile = bytes_of(&mut buffers.tile, tile_len * wide * tile_row::<F>()).as_mut_ptr();
     let panel_bytes = 4 * blocks * step_words::<F>();
+    let steps = bytes_of(&mut buffers.steps, x.rows().div_ceil(PANEL) * panel_bytes);
+    let steps_of = Some((x.edition(), w.ty, excess::<I, F>()));
+    // Other pieces of a weight meet the same activations.
+    if buffers.steps_of != steps_of {
+        buffers.steps_of = steps_of;
+        for (p, steps) in steps.chunks_exact_mut(panel_bytes).enumerate() {
+            pack_steps::<I, F>(x, p * PANEL, steps);
+        }
+    }
     for first in (0..x.rows()).step_by(chunk) {
         let rows = chunk.min(x.rows() - first);
-        let steps = bytes_of(&mut buffers.steps, rows.div_ceil(PANEL) * panel_bytes);
-        for (p, steps) in steps.chunks_exact_mut(panel_bytes).enumerate() {
-            pack_steps::<I, F>(x, first + p * PANEL, steps);
-        }
+        let steps = &steps[first / PANEL * panel_bytes..][..rows.div_ceil(PANEL) * panel_bytes];
         let groups = (0..w.rows()).step_by(wide).map(|g| g.min(w.rows() - wide));
         let tiles = groups.flat_map(|group| (0..blocks).step_by(tile_len).map(move |b| (group, b)));
         for (group, b) in tiles {
@@ -157,18 +163,18 @@ fn pack_steps<I: Isa, F: Format>(x: &Acts, first: usize, steps: &mut [u8]) {
         let row = x.row(first + r);
         for ((block, d), sums) in steps.chunks_exact_mut(step_words::<F>()).zip(row.scales).zip(row.sums) {
             block[r] = d.to_ne_bytes();
-            let sum = sums[0] + sums[1];
+            let [first, second] = sums.map(i32::from);
             block[PANEL + r] = if F::HALVES && F::MINIMUM {
-                sum_pair(*sums).to_ne_bytes()
+                pair(*sums).to_ne_bytes()
             } else if F::HALVES {
-                (-excess::<I, F>(sums[0])).to_ne_bytes()
+                (-excess::<I, F>() * first).to_ne_bytes()
             } else if F::MINIMUM {
-                (d * sum as f32).to_ne_bytes()
+                (d * (first + second) as f32).to_ne_bytes()
             } else {
-                (-excess::<I, F>(sum)).to_ne_bytes()
+                (-excess::<I, F>() * (first + second)).to_ne_bytes()
             };
             if offsets_in_halves::<F>() {
-                block[2 * PANEL + r] = (-excess::<I, F>(sums[1])).to_ne_bytes();
+                block[2 * PANEL + r] = (-excess::<I, F>() * second).to_ne_bytes();
             }
         }
     }
