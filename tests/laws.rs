@@ -148,7 +148,7 @@ fn rows_whose_logits_are_not_wanted_change_nothing() {
         assert!(bits(&runner.step_for(&rows, outputs)) == bits(&wanted), "{outputs:?}");
         // What the cache has got from such a step is what any step leaves.
         let row = Row { sequence: 1, token: 3, position: 30, openings: vec![1.0] };
-        let next = runner.step(&[row.clone()]);
+        let next = runner.step(std::slice::from_ref(&row));
         runner.step(&rows);
         assert!(bits(&next) == bits(&runner.step(&[row])), "after {outputs:?}");
     }
