@@ -64,8 +64,8 @@ fn step(forward: &mut Forward<Cpu>, first: u32, rows: u32, openings: &[f32]) -> 
 /// One row: qkv, attention, output, gate/up and down of each layer, and the head.
 const DECODE: u64 = 5 * LAYERS as u64 + 1;
 /// More rows: beside those five, each layer shares out by row the input of qkv, the rotation, the sum after the
-/// output, the input of gate/up, the input of down (the activation), and the sum after that. In the last layer one row is
-/// left for the latter four, and the head.
+/// output, the input of gate/up, the input of down (the activation), and the sum after that. In the last layer one row
+/// is left for the latter four, and the head.
 const PREFILL: u64 = (5 + 6) * LAYERS as u64 - 4 + 1;
 
 #[test]
