@@ -375,12 +375,6 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
         unsafe { _mm256_fmadd_ps(a, b, c) }
     }
 
-    #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
-        // SAFETY: a prefetch never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
-    }
-
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn few<F: Format, const M: usize>(w: &Rows<'_>, x: [ActRow<'_>; M], y: &mut Strided<'_>) {
         // SAFETY: see above.
@@ -394,8 +388,15 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn tile<F: Format, const G: usize>(tile: *const u8, panel: Panel, blocks: usize, out: Outputs, first: bool) {
+    unsafe fn tile<F: Format, const G: usize>(
+        tile: *const u8,
+        panel: Panel,
+        blocks: usize,
+        out: Outputs,
+        ahead: Option<[*const u8; G]>,
+        first: bool,
+    ) {
         // SAFETY: see above.
-        unsafe { int8::tile::<Self, F, G>(tile, panel, blocks, out, first) }
+        unsafe { int8::tile::<Self, F, G>(tile, panel, blocks, out, ahead, first) }
     }
 }

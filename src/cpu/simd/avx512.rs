@@ -325,12 +325,6 @@ impl Isa for Avx512 {
         unsafe { _mm512_fmadd_ps(a, b, c) }
     }
 
-    #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
-        // SAFETY: a prefetch never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
-    }
-
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     unsafe fn few<F: Format, const M: usize>(w: &Rows<'_>, x: [ActRow<'_>; M], y: &mut Strided<'_>) {
         // SAFETY: see above.
@@ -344,8 +338,15 @@ impl Isa for Avx512 {
     }
 
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn tile<F: Format, const G: usize>(tile: *const u8, panel: Panel, blocks: usize, out: Outputs, first: bool) {
+    unsafe fn tile<F: Format, const G: usize>(
+        tile: *const u8,
+        panel: Panel,
+        blocks: usize,
+        out: Outputs,
+        ahead: Option<[*const u8; G]>,
+        first: bool,
+    ) {
         // SAFETY: see above.
-        unsafe { int8::tile::<Self, F, G>(tile, panel, blocks, out, first) }
+        unsafe { int8::tile::<Self, F, G>(tile, panel, blocks, out, ahead, first) }
     }
 }

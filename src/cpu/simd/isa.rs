@@ -92,13 +92,18 @@ pub(super) trait Isa: Copy {
     unsafe fn mul(a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// a·b + c, rounded once.
     unsafe fn fma(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
-    /// Asks for the cache line at `p`, which may be any address, to come to the second-level cache.
-    unsafe fn prefetch(p: *const u8);
 
     /// [`super::int8::few`], compiled for this level.
     unsafe fn few<F: Format, const M: usize>(w: &Rows<'_>, x: [ActRow<'_>; M], y: &mut Strided<'_>);
     /// [`super::int8::pack_weights`], compiled for this level.
     unsafe fn pack_weights<F: Format>(w: [*const u8; 2], stride: usize, blocks: usize, tile: *mut u8);
     /// [`super::int8::tile`], compiled for this level.
-    unsafe fn tile<F: Format, const G: usize>(tile: *const u8, panel: Panel, blocks: usize, out: Outputs, first: bool);
+    unsafe fn tile<F: Format, const G: usize>(
+        tile: *const u8,
+        panel: Panel,
+        blocks: usize,
+        out: Outputs,
+        ahead: Option<[*const u8; G]>,
+        first: bool,
+    );
 }

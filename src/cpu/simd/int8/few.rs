@@ -3,7 +3,7 @@
 use super::super::format::Format;
 use super::super::isa::Isa;
 use super::super::view::{Rows, Strided};
-use super::{excess, groups, half_scales, load_quants, pair, prefetch, weigh};
+use super::{ask_after, excess, groups, half_scales, load_quants, pair, weigh};
 use crate::quant::act::{ActRow, BLOCK};
 
 /// `dot` less the excess of the weights over the halves of a block that `halves` names, whose activations' sums are the
@@ -136,7 +136,7 @@ pub(in crate::cpu::simd) unsafe fn few<I: Isa, F: Format, const M: usize>(
             for block in 0..blocks {
                 let p = start.add(block * F::BYTES);
                 let (at, b) = (Group::<I, F> { p, stride, head: F::head::<I>(p, stride) }, block * F::PARTS);
-                prefetch::<I, F>(start, stride, block);
+                ask_after::<I, F>(start, stride, block);
                 add_part(&mut acc, &at, &x, b, 0);
                 if F::PARTS == 8 {
                     // Written out: with constants, shifts are immediate and parts share what they load.

@@ -12,6 +12,7 @@ pub(super) use tiles::{Panel, pack_weights, tile};
 
 use super::format::{Format, Iq4Nl, Iq4Xs, Mxfp4, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use super::isa::Isa;
+use super::prefetch::{LINE, prefetch};
 use super::view::{Rows, Strided};
 use crate::quant::act::Acts;
 use crate::tensor::TensorType;
@@ -200,17 +201,12 @@ pub(super) unsafe fn load_quants<I: Isa, F: Format>(p: *const u8, stride: usize,
 
 /// Asks for the share of block `block` of the weights that come after the group at `start`. A group is read along
 /// its rows, some lines of each, which no hardware prefetcher follows well; the next groups lie in memory one
-/// after the other and are asked for in that order. They go to the second-level cache: more lines can be on their
-/// way to it at once than to the first.
-///
-/// # Safety
-/// The machine has the features of `I`.
+/// after the other and are asked for in that order.
 #[inline(always)]
-unsafe fn prefetch<I: Isa, F: Format>(start: *const u8, stride: usize, block: usize) {
+fn ask_after<I: Isa, F: Format>(start: *const u8, stride: usize, block: usize) {
     let (group_bytes, block_bytes) = (I::LANES * stride, I::LANES * F::BYTES);
     let ahead = start.wrapping_add(group_bytes.max(AHEAD_BYTES) + block * block_bytes);
-    for line in 0..block_bytes.div_ceil(64) {
-        // SAFETY: as the caller vouches.
-        unsafe { I::prefetch(ahead.wrapping_add(line * 64)) };
+    for line in 0..block_bytes.div_ceil(LINE) {
+        prefetch(ahead.wrapping_add(line * LINE));
     }
 }

@@ -2,6 +2,7 @@
 
 use super::super::format::Format;
 use super::super::isa::Isa;
+use super::super::prefetch::{LINE, prefetch};
 use super::super::view::{Rows, Strided};
 use super::{Buffers, Line, Outputs, excess, half_scales, in_pairs, pair, weigh};
 use crate::quant::act::{Acts, BLOCK, PANEL};
@@ -123,18 +124,20 @@ unsafe fn many_groups<I: Isa, F: Format, const G: usize>(
             // ask for. Rows that fill up the last panel exist in `x`.
             unsafe {
                 let len = tile_len.min(blocks - b);
-                for g in 0..G {
+                let mut next = [std::ptr::null(); G];
+                for (g, next) in next.iter_mut().enumerate() {
                     let tile = tile.add(g * len * I::LANES * tile_row::<F>());
                     let start = w.data.as_ptr().add((group + g * I::LANES) * stride);
-                    let ahead = start.wrapping_add(wide * stride + b * part_bytes::<I, F>());
-                    I::pack_weights::<F>([start.add(b / F::PARTS * F::BYTES), ahead], stride, len, tile);
+                    *next = start.wrapping_add(wide * stride + b * part_bytes::<I, F>());
+                    I::pack_weights::<F>([start.add(b / F::PARTS * F::BYTES), *next], stride, len, tile);
                 }
+                let mut ahead = Some(next);
                 for (p, steps) in steps.chunks_exact(panel_bytes).enumerate() {
                     let row = first + p * PANEL;
                     let quants = x.quants().as_ptr().add(row * x.cols() + b * BLOCK);
                     let steps = steps.as_ptr().add(4 * b * step_words::<F>());
                     let out = Outputs { start: y.as_mut_ptr().add(row * ld + group), ld, rows: x.rows() - row };
-                    I::tile::<F, G>(tile, Panel { quants, ld: x.cols(), steps }, len, out, b == 0);
+                    I::tile::<F, G>(tile, Panel { quants, ld: x.cols(), steps }, len, out, ahead.take(), b == 0);
                 }
             }
         }
@@ -180,10 +183,20 @@ fn pack_steps<I: Isa, F: Format>(x: &Acts, first: usize, steps: &mut [u8]) {
     }
 }
 
+/// Asks for a half of part `b` of the weights of a group at `ahead`, which may be any address. A core has only so many
+/// lines on their way at a time: asked for in one go, they would hold up what goes on meanwhile.
+#[inline(always)]
+fn ask<I: Isa, F: Format>(ahead: *const u8, b: usize, half: usize) {
+    let lines = part_bytes::<I, F>().div_ceil(LINE);
+    let [first, end] = [[0, lines / 2], [lines / 2, lines]][half];
+    for line in first..end {
+        prefetch(ahead.wrapping_add(b * part_bytes::<I, F>() + line * LINE));
+    }
+}
+
 /// Unpacks a group of weight rows, `stride` bytes apart, into a tile: for each block, quads of quants
-/// [8][LANES][4], and the words that [`words_of`] finds. `blocks` counts parts of 32 values. As many bytes from `ahead`
-/// on, which may be any address, are asked for to come to the second-level cache: a tile keeps the processor busy for
-/// longer than they take.
+/// [8][LANES][4], and the words that [`words_of`] finds. `blocks` counts parts of 32 values. Meanwhile half of
+/// as many from `ahead` on, which may be any address, is asked for.
 ///
 /// # Safety
 /// As [`Isa`] says; `w` can be read for LANES rows, `tile` written for `blocks · LANES · tile_row` bytes.
@@ -201,9 +214,7 @@ pub(in crate::cpu::simd) unsafe fn pack_weights<I: Isa, F: Format>(
             let head = F::head::<I>(p, stride);
             for part in 0..F::PARTS {
                 let b = b * F::PARTS + part;
-                for line in 0..part_bytes::<I, F>().div_ceil(64) {
-                    I::prefetch(ahead.wrapping_add(b * part_bytes::<I, F>() + line * 64));
-                }
+                ask::<I, F>(ahead, b, 0);
                 let tile = tile.add(b * I::LANES * tile_row::<F>());
                 let quads = F::quads::<I>(p, stride, part);
                 for (k, quad) in quads.into_iter().enumerate() {
@@ -306,7 +317,7 @@ unsafe fn part_dots<I: Isa, F: Format, const G: usize>(
 }
 
 /// `G` tiles of weights, one after the other, times a panel of activation rows; added to what `out` has, unless the
-/// tiles are the `first` of their rows.
+/// tiles are the `first` of their rows. Meanwhile the other half of what [`pack_weights`] asks for is, if it is said.
 ///
 /// # Safety
 /// As [`Isa`] says; `tile` and the panel's steps were packed for this `I` and `F` from `blocks` parts; the panel's rows
@@ -317,6 +328,7 @@ pub(in crate::cpu::simd) unsafe fn tile<I: Isa, F: Format, const G: usize>(
     panel: Panel,
     blocks: usize,
     out: Outputs,
+    ahead: Option<[*const u8; G]>,
     first: bool,
 ) {
     // SAFETY: as the caller vouches.
@@ -331,6 +343,11 @@ pub(in crate::cpu::simd) unsafe fn tile<I: Isa, F: Format, const G: usize>(
             }
         }
         for b in 0..blocks {
+            if let Some(ahead) = ahead {
+                for ahead in ahead {
+                    ask::<I, F>(ahead, b, 1);
+                }
+            }
             let tile = tile.add(b * I::LANES * tile_row::<F>());
             let panel = Panel { quants: panel.quants.add(b * BLOCK), ..panel };
             let scales = panel.steps.cast::<f32>().add(b * step_words::<F>());
