@@ -22,8 +22,8 @@ const LANE_ROWS: usize = 32;
 const MANY_ROWS: usize = 32;
 /// Rows of such a share are a multiple of this: those that meet a weight together.
 const ROW_BLOCK: usize = 4;
-/// Rows that are prepared and then shrunk together, while they are near: some meet a weight together.
-const SHRUNK_ROWS: usize = 2 * ROW_BLOCK;
+/// Rows of many that are prepared, and then shrunk while they are near, by one thread at a time.
+const PREPARED_ROWS: usize = 2 * ROW_BLOCK;
 /// Pieces that a thread multiplies at most before it waits for the shrinks of others.
 const LATE: usize = 8;
 
@@ -111,7 +111,7 @@ impl Cpu {
         if x.len() < kept {
             x.resize(kept, 0.0);
         }
-        let height = if early.is_some() { SHRUNK_ROWS } else { 1 };
+        let height = if n >= MANY_ROWS { PREPARED_ROWS } else { 1 };
         let (mut values, mut quantized) = (x[..kept].chunks_mut(height * fan.cols), acts.rows_mut());
         let ld = u.cols;
         let mut u = early.map(|delta| (delta, u.rows_mut(n).chunks_mut(height * ld)));
@@ -196,7 +196,7 @@ struct Unprepared<'a> {
     /// Where their values in f32 go, if a product reads them.
     values: Option<&'a mut [f32]>,
     /// The same in 8 bits, row by row.
-    quantized: [Option<ActRowMut<'a>>; SHRUNK_ROWS],
+    quantized: [Option<ActRowMut<'a>>; PREPARED_ROWS],
     /// Their rows of u, if they are shrunk here.
     u: Option<(&'a Delta, &'a mut [f32])>,
 }
