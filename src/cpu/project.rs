@@ -111,7 +111,7 @@ impl Cpu {
         if x.len() < kept {
             x.resize(kept, 0.0);
         }
-        let height = if n >= MANY_ROWS { PREPARED_ROWS } else { 1 };
+        let height = if n >= MANY_ROWS { n.div_ceil(pool.threads()).min(PREPARED_ROWS) } else { 1 };
         let (mut values, mut quantized) = (x[..kept].chunks_mut(height * fan.cols), acts.rows_mut());
         let ld = u.cols;
         let mut u = early.map(|delta| (delta, u.rows_mut(n).chunks_mut(height * ld)));
