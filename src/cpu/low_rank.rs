@@ -101,10 +101,16 @@ impl Delta {
         &term.a.data[(columns.start - first) * row_bytes..(columns.end - first) * row_bytes]
     }
 
-    /// `u = opening · scale · A x` in a cell of u. Where a term is closed its values have no meaning. Meanwhile `next`
-    /// may be asked for.
-    pub(super) fn shrink(&self, pass: &Pass<'_>, cell: &mut Cell<'_>, next: &[u8], scratch: &mut Scratch) {
-        let (rows, columns) = cell.place();
+    /// `u = opening · scale · A x` in the rows and columns of u that `cell` is. Where a term is closed its values have
+    /// no meaning. Meanwhile `next` may be asked for.
+    pub(super) fn shrink(
+        &self,
+        pass: &Pass<'_>,
+        (rows, columns): (Range<usize>, Range<usize>),
+        cell: &mut Strided<'_>,
+        next: &[u8],
+        scratch: &mut Scratch,
+    ) {
         for term in &self.terms {
             let here = term.columns.start.max(columns.start)..term.columns.end.min(columns.end);
             if here.is_empty() || rows.clone().all(|i| pass.opening(i, term.slot) == 0.0) {

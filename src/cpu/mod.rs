@@ -301,7 +301,7 @@ impl Linear for Cpu {
         fan: &Fan,
         delta: Option<&Delta>,
     ) -> Result<()> {
-        self.prepare(&x, fan, delta);
+        self.prepare(u, &x, fan, delta);
         self.multiply(ys, u, &x, fan, delta);
         Ok(())
     }

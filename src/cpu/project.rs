@@ -8,7 +8,7 @@ use super::{Buf, Cpu, Rows, lock, ops};
 use crate::backend::{Input, Precision};
 use crate::error::{Error, Result};
 use crate::quant;
-use crate::quant::act::Acts;
+use crate::quant::act::{ActRowMut, Acts};
 use crate::tensor::Tensor;
 use std::ops::Range;
 
@@ -22,6 +22,8 @@ const LANE_ROWS: usize = 32;
 const MANY_ROWS: usize = 32;
 /// Rows of such a share are a multiple of this: those that meet a weight together.
 const ROW_BLOCK: usize = 4;
+/// Rows of many that are prepared, and then shrunk while they are near, by one thread at a time.
+const PREPARED_ROWS: usize = 2 * ROW_BLOCK;
 /// Pieces that a thread multiplies at most before it waits for the shrinks of others.
 const LATE: usize = 8;
 
@@ -82,45 +84,47 @@ pub(super) struct Prepared {
     x: Vec<f32>,
     acts: Acts,
     rows: usize,
+    /// Whether u is there already.
+    shrunk: bool,
 }
 
 impl Cpu {
-    /// Norms or gates the input, and quantizes it if a weight of the fan wants that.
-    pub(super) fn prepare(&mut self, input: &Input<'_, Self>, fan: &Fan, delta: Option<&Delta>) {
+    /// Norms or gates the input, and quantizes it if a weight of the fan wants that. Many rows are shrunk into u while
+    /// they are near.
+    pub(super) fn prepare(&mut self, u: &mut Buf, input: &Input<'_, Self>, fan: &Fan, delta: Option<&Delta>) {
         let Self { pool, kernels, rows, prepared, workspaces, .. } = self;
-        let Prepared { x, acts, rows: count } = prepared;
+        let Prepared { x, acts, rows: count, shrunk } = prepared;
         *count = if let Input::NormedOutputs { .. } = input { rows.outputs.len() } else { rows.len() };
         let n = *count;
         let delta = delta.filter(|delta| delta.opens(&rows.open));
         let int8 = delta.is_some_and(Delta::int8) || fan.weights.iter().any(|w| fan.int8(w));
-        let float = delta.is_some_and(Delta::float) || fan.weights.iter().any(|w| !fan.int8(w));
         acts.resize(if int8 { n } else { 0 }, fan.cols.next_multiple_of(quant::act::BLOCK));
         let raw = matches!(input, Input::Raw(_));
+        let early = delta.filter(|delta| n >= MANY_ROWS && !delta.int8() && (int8 || !raw));
+        *shrunk = early.is_some();
         if raw && !int8 {
             return;
         }
-        // Where no product reads them in f32, the values of a row are gone when it is quantized.
+        // Where no product reads them in f32, the values of some rows are gone when these are quantized and shrunk.
+        let float = fan.weights.iter().any(|w| !fan.int8(w)) || early.is_none() && delta.is_some_and(Delta::float);
         let kept = if raw || !float { 0 } else { n * fan.cols };
         if x.len() < kept {
             x.resize(kept, 0.0);
         }
-        let mut values = x[..kept].chunks_exact_mut(fan.cols);
-        let mut quantized = acts.rows_mut();
-        let items = (0..n).map(|i| (i, values.next(), quantized.next()));
-        let (kernels, rows) = (*kernels, &*rows);
-        pool.items(n, items, |thread, (i, values, quantized)| {
-            let mut workspace = lock(&workspaces[thread]);
-            let x = if let Input::Raw(x) = input {
-                x.row(i)
-            } else {
-                let out = values.unwrap_or_else(|| workspace.row(fan.cols));
-                input.row(kernels, rows, i, out);
-                &*out
-            };
-            if let Some(quantized) = quantized {
-                kernels.quantize(x, quantized);
-            }
+        let height = if n >= MANY_ROWS { n.div_ceil(pool.threads()).min(PREPARED_ROWS) } else { 1 };
+        let (mut values, mut quantized) = (x[..kept].chunks_mut(height * fan.cols), acts.rows_mut());
+        let ld = u.cols;
+        let mut u = early.map(|delta| (delta, u.rows_mut(n).chunks_mut(height * ld)));
+        let items = (0..n).step_by(height).map(|first| Unprepared {
+            rows: first..n.min(first + height),
+            values: values.next(),
+            quantized: std::array::from_fn(|i| if i < height { quantized.next() } else { None }),
+            u: u.as_mut().and_then(|(delta, u)| Some((*delta, u.next()?))),
         });
+        let outputs_only = matches!(input, Input::NormedOutputs { .. });
+        let (acts, x) = (&Acts::default(), &[][..]);
+        let pass = Pass { kernels, rows, fan, x, first: 0, acts, few: false, outputs_only };
+        pool.items(n, items, |thread, item| item.prepare(&pass, input, &mut lock(&workspaces[thread])));
     }
 
     /// `y_i = W_i x + Σ B u` in one region: the shrinks of the open terms, the products, and after each piece of a
@@ -140,7 +144,8 @@ impl Cpu {
             _ => &prepared.x[..],
         };
         let outputs_only = matches!(input, Input::NormedOutputs { .. });
-        let pass = Pass { kernels, rows, fan, x, acts: &prepared.acts, few: n < MANY_ROWS, outputs_only };
+        let few = n < MANY_ROWS;
+        let pass = Pass { kernels, rows, fan, x, first: 0, acts: &prepared.acts, few, outputs_only };
         let piece = fan.piece(pool.threads());
         let mut outputs = ys.iter_mut().map(|y| {
             let cols = y.cols;
@@ -158,7 +163,8 @@ impl Cpu {
             } else {
                 n.max(1)
             };
-            let u = Grid::new(u.rows_mut(n), n, ld, height, delta.cuts(by_rows));
+            let cuts = if prepared.shrunk { &[] } else { delta.cuts(by_rows) };
+            let u = Grid::new(u.rows_mut(n), n, ld, height, cuts);
             Shrinking { delta, u, ld }
         });
         let pieces = shared.iter().flatten().map(Columns::parts).sum();
@@ -181,6 +187,46 @@ impl Cpu {
             late.shrink(scratch);
             late.finish();
         });
+    }
+}
+
+/// Rows of the input that one thread prepares together.
+struct Unprepared<'a> {
+    rows: Range<usize>,
+    /// Where their values in f32 go, if a product reads them.
+    values: Option<&'a mut [f32]>,
+    /// The same in 8 bits, row by row.
+    quantized: [Option<ActRowMut<'a>>; PREPARED_ROWS],
+    /// Their rows of u, if they are shrunk here.
+    u: Option<(&'a Delta, &'a mut [f32])>,
+}
+
+impl Unprepared<'_> {
+    fn prepare(self, pass: &Pass<'_>, input: &Input<'_, Cpu>, scratch: &mut Scratch) {
+        let Self { rows, values, quantized, u } = self;
+        let cols = pass.fan.cols;
+        let mut block = std::mem::take(&mut scratch.block);
+        let x = if let Input::Raw(x) = input {
+            &x.data[rows.start * cols..rows.end * cols]
+        } else {
+            let values = values.unwrap_or_else(|| {
+                block.resize(block.len().max(rows.len() * cols), 0.0);
+                &mut block[..rows.len() * cols]
+            });
+            for (i, out) in rows.clone().zip(values.chunks_exact_mut(cols)) {
+                input.row(pass.kernels, pass.rows, i, out);
+            }
+            &*values
+        };
+        for (x, quantized) in x.chunks_exact(cols).zip(quantized.into_iter().flatten()) {
+            pass.kernels.quantize(x, quantized);
+        }
+        if let Some((delta, u)) = u {
+            let ld = u.len() / rows.len();
+            let (pass, place) = (Pass { x, first: rows.start, ..*pass }, (rows.clone(), 0..ld));
+            delta.shrink(&pass, place, &mut Strided::new(u, rows.len(), ld), &[], scratch);
+        }
+        scratch.block = block;
     }
 }
 
@@ -226,7 +272,7 @@ impl<'a> Late<'a> {
         while let Some(mut cell) = self.cell.take() {
             self.cell = u.take();
             let next = self.cell.as_ref().filter(|_| self.pass.few).map_or(&[][..], |cell| delta.a(cell));
-            delta.shrink(self.pass, &mut cell, next, scratch);
+            delta.shrink(self.pass, cell.place(), &mut cell, next, scratch);
         }
     }
 
@@ -277,8 +323,9 @@ pub(super) struct Pass<'a> {
     pub(super) kernels: &'a Kernels,
     rows: &'a Rows,
     fan: &'a Fan,
-    /// `[n, cols]`
+    /// `[n, cols]` of the rows from `first` on.
     x: &'a [f32],
+    first: usize,
     acts: &'a Acts,
     /// Whether so few rows read a weight that it is what the time goes to.
     few: bool,
@@ -308,7 +355,8 @@ impl Pass<'_> {
         if self.fan.int8(weight) {
             self.kernels.linear_int8(&w, self.acts, y, scratch);
         } else {
-            let x = &self.x[rows.start * self.fan.cols..rows.end * self.fan.cols];
+            let (start, end) = (rows.start - self.first, rows.end - self.first);
+            let x = &self.x[start * self.fan.cols..end * self.fan.cols];
             self.kernels.linear_float_before(&w, x, y, next, scratch);
         }
     }

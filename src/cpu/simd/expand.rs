@@ -135,64 +135,91 @@ unsafe fn rows_of<L: Lanes, W: Weight, const T: usize, const M: usize>(
     u: &Shrunk<'_>,
 ) {
     let (blocks, rest) = rows.as_chunks::<M>();
-    for rows in blocks {
-        let (mut from, mut to) = ([std::ptr::null(); M], [std::ptr::null_mut(); M]);
-        for ((row, from), to) in rows.iter().zip(&mut from).zip(&mut to) {
-            (*from, *to) = (u.row(*row).as_ptr(), y.row_mut(*row).as_mut_ptr());
-        }
-        // SAFETY: as the caller vouches.
-        unsafe { row_block::<L, W, T, M>(to, y.cols(), tiles.as_ptr(), from, u.rank) };
-    }
-    for i in rest {
-        let to = y.row_mut(*i).as_mut_ptr();
-        // SAFETY: as the caller vouches.
-        unsafe { row_block::<L, W, 4, 1>([to], y.cols(), tiles.as_ptr(), [u.row(*i).as_ptr()], u.rank) };
+    // SAFETY: as the caller vouches.
+    unsafe {
+        strips::<L, W, T, M>(y, blocks, tiles, u);
+        strips::<L, W, 4, 1>(y, rest.as_chunks().0, tiles, u);
     }
 }
 
-/// `y[i] += B u[i]` for `M` rows of `cols` outputs.
+/// The same of whole blocks of rows: each strip of `T` tiles goes through all of them while its B is near.
 ///
 /// # Safety
-/// As [`Lanes`] says, for the outputs, for `rank` values of every row of u and for the tiles of the outputs.
+/// As [`rows_of`].
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-unsafe fn row_block<L: Lanes, W: Weight, const T: usize, const M: usize>(
-    mut y: [*mut f32; M],
-    cols: usize,
-    mut tile: *const u8,
+unsafe fn strips<L: Lanes, W: Weight, const T: usize, const M: usize>(
+    y: &mut Strided<'_>,
+    blocks: &[[usize; M]],
+    tiles: &[u8],
+    u: &Shrunk<'_>,
+) {
+    let (cols, mut at, mut tile) = (y.cols(), 0, tiles.as_ptr());
+    // SAFETY: as the caller vouches; a strip lies inside the columns.
+    unsafe {
+        while cols - at >= T * LANES {
+            for rows in blocks {
+                let (to, from) = pointers(y, rows, at, u);
+                add_tiles::<L, W, T, M>(to, tile, from, u.rank);
+            }
+            tile = tile.add(T * u.rank * W::LANE_BYTES);
+            at += T * LANES;
+        }
+        while cols - at >= LANES {
+            for rows in blocks {
+                let (to, from) = pointers(y, rows, at, u);
+                add_tiles::<L, W, 1, M>(to, tile, from, u.rank);
+            }
+            tile = tile.add(u.rank * W::LANE_BYTES);
+            at += LANES;
+        }
+        for rows in blocks.iter().filter(|_| at < cols) {
+            let (y, from) = pointers(y, rows, at, u);
+            add_end::<L, W, M>(y, cols - at, tile, from, u.rank);
+        }
+    }
+}
+
+/// Output `at` of some rows, and their u.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn pointers<const M: usize>(
+    y: &mut Strided<'_>,
+    rows: &[usize; M],
+    at: usize,
+    u: &Shrunk<'_>,
+) -> ([*mut f32; M], [*const f32; M]) {
+    let (mut to, mut from) = ([std::ptr::null_mut(); M], [std::ptr::null(); M]);
+    for ((row, to), from) in rows.iter().zip(&mut to).zip(&mut from) {
+        (*to, *from) = (y.row_mut(*row)[at..].as_mut_ptr(), u.row(*row).as_ptr());
+    }
+    (to, from)
+}
+
+/// The `left` outputs of the last tile, fewer than it has.
+///
+/// # Safety
+/// As [`add_tiles`], for those outputs.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn add_end<L: Lanes, W: Weight, const M: usize>(
+    y: [*mut f32; M],
+    left: usize,
+    tile: *const u8,
     u: [*const f32; M],
     rank: usize,
 ) {
-    let mut left = cols;
+    let mut ends = [[0.0f32; LANES]; M];
+    let mut to = [std::ptr::null_mut(); M];
     // SAFETY: as the caller vouches; the arrays take the 16 values that are read and written of them.
     unsafe {
-        while left >= T * LANES {
-            add_tiles::<L, W, T, M>(y, tile, u, rank);
-            for y in &mut y {
-                *y = y.add(T * LANES);
-            }
-            tile = tile.add(T * rank * W::LANE_BYTES);
-            left -= T * LANES;
+        for ((end, to), y) in ends.iter_mut().zip(&mut to).zip(y) {
+            y.copy_to_nonoverlapping(end.as_mut_ptr(), left);
+            *to = end.as_mut_ptr();
         }
-        while left >= LANES {
-            add_tiles::<L, W, 1, M>(y, tile, u, rank);
-            for y in &mut y {
-                *y = y.add(LANES);
-            }
-            tile = tile.add(rank * W::LANE_BYTES);
-            left -= LANES;
-        }
-        if left > 0 {
-            let mut ends = [[0.0f32; LANES]; M];
-            let mut to = [std::ptr::null_mut(); M];
-            for ((end, to), y) in ends.iter_mut().zip(&mut to).zip(y) {
-                y.copy_to_nonoverlapping(end.as_mut_ptr(), left);
-                *to = end.as_mut_ptr();
-            }
-            add_tiles::<L, W, 1, M>(to, tile, u, rank);
-            for (to, y) in to.into_iter().zip(y) {
-                y.copy_from_nonoverlapping(to, left);
-            }
+        add_tiles::<L, W, 1, M>(to, tile, u, rank);
+        for (to, y) in to.into_iter().zip(y) {
+            y.copy_from_nonoverlapping(to, left);
         }
     }
 }
@@ -200,7 +227,7 @@ unsafe fn row_block<L: Lanes, W: Weight, const T: usize, const M: usize>(
 /// `T` tiles of outputs of `M` rows, in registers while the ranks go by.
 ///
 /// # Safety
-/// As [`row_block`].
+/// As [`Lanes`] says, for the outputs, for `rank` values of every row of u and for the tiles of the outputs.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 unsafe fn add_tiles<L: Lanes, W: Weight, const T: usize, const M: usize>(

@@ -25,6 +25,8 @@ pub struct Kernels {
 /// Buffers that kernels use between calls; one for each thread. They grow to the largest weight met and stay.
 #[derive(Debug, Default)]
 pub struct Scratch {
+    /// Rows of activations, for whoever prepares them.
+    pub block: Vec<f32>,
     /// Dequantized rows of a weight.
     pub(super) rows: Vec<f32>,
     #[cfg(target_arch = "x86_64")]
@@ -32,17 +34,10 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// A row of `n` values to work in, of any contents.
-    pub fn row(&mut self, n: usize) -> &mut [f32] {
-        if self.rows.len() < n {
-            self.rows.resize(n, 0.0);
-        }
-        &mut self.rows[..n]
-    }
-
     /// Makes room for weights of type `ty` with `cols` columns against one row of activations: the kernels then
     /// allocate nothing.
     pub fn reserve(&mut self, ty: TensorType, cols: usize) {
+        self.block.reserve(cols);
         self.rows.reserve(float::SIDE * cols);
         #[cfg(target_arch = "x86_64")]
         if ty.is_quantized() {
