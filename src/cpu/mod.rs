@@ -273,6 +273,10 @@ impl Linear for Cpu {
         Ok(Buf { data: vec![0.0; values], cols })
     }
 
+    fn shape(&self, buf: &mut Buf, cols: usize) {
+        buf.cols = cols;
+    }
+
     fn vector(&self, weight: &Tensor) -> Result<Vec<f32>> {
         Ok(quant::to_f32(weight))
     }

@@ -140,6 +140,10 @@ impl Linear for Cuda {
         Ok(Buf { data: self.device.zeros(n)?, rows, cols })
     }
 
+    fn shape(&self, buf: &mut Buf, cols: usize) {
+        buf.cols = cols;
+    }
+
     fn vector(&self, weight: &Tensor) -> Result<Vector> {
         if weight.ty.is_quantized() || weight.rows() != 1 {
             let what = format!("{}: {:?} of {}, not one row of floats", weight.name, weight.dims, weight.ty);

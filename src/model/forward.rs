@@ -41,12 +41,10 @@ pub trait Stage: Send {
 struct Buffers<B: Backend> {
     /// The residual stream.
     h: B::Buf,
-    q: B::Buf,
     k: B::Buf,
     v: B::Buf,
-    attn: B::Buf,
-    gate: B::Buf,
-    up: B::Buf,
+    /// Queries and what attention makes of them, then gate and up.
+    wide: [B::Buf; 2],
     /// What a half of a layer adds to the residual.
     y: B::Buf,
     logits: B::Buf,
@@ -69,16 +67,13 @@ impl<B: Backend> Forward<B> {
     /// Buffers and a cache of the stated size; no adapters.
     pub fn new(backend: B, config: Config, weights: Arc<Weights<B>>, spec: StageSpec) -> Result<Self> {
         let heads = &config.heads;
-        let (q_width, kv_width) = (heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
+        let (kv_width, wide) = (heads.kv_heads * heads.head_dim, config.ffn.max(heads.heads * heads.head_dim));
         let buf = |cols| backend.buf(spec.rows, cols);
         let buffers = Buffers {
             h: buf(config.embed)?,
-            q: buf(q_width)?,
             k: buf(kv_width)?,
             v: buf(kv_width)?,
-            attn: buf(q_width)?,
-            gate: buf(config.ffn)?,
-            up: buf(config.ffn)?,
+            wide: [buf(wide)?, buf(wide)?],
             y: buf(config.embed)?,
             logits: backend.buf(spec.outputs, config.vocab)?,
             u: [buf(0)?, buf(0)?],
@@ -102,8 +97,11 @@ impl<B: Backend> Forward<B> {
 
     /// Queries, and what the cache keeps.
     fn qkv(&mut self, index: usize, layer: &Layer<B>, valves: &ValveSet<B>) -> Result<()> {
-        let Buffers { h, q, k, v, u: [u, _], .. } = &mut self.buffers;
+        let Buffers { h, k, v, wide: [q, attn], u: [u, _], .. } = &mut self.buffers;
         let (backend, config) = (&mut self.backend, &self.config);
+        for buf in [&mut *q, attn] {
+            backend.shape(buf, config.heads.heads * config.heads.head_dim);
+        }
         let x = Input::Normed { x: h, weight: &layer.attn_norm, eps: config.norm_eps };
         let delta = valves.delta(Some(index), FanKind::Qkv);
         backend.expect(&layer.attn_output);
@@ -113,7 +111,7 @@ impl<B: Backend> Forward<B> {
     }
 
     fn attention(&mut self, index: usize, layer: &Layer<B>, valves: &ValveSet<B>) -> Result<()> {
-        let Buffers { h, q, attn, y, u: [_, u_out], .. } = &mut self.buffers;
+        let Buffers { h, wide: [q, attn], y, u: [_, u_out], .. } = &mut self.buffers;
         let (backend, config) = (&mut self.backend, &self.config);
         backend.attend(attn, q, &self.cache, index, &config.heads)?;
         let delta = valves.delta(Some(index), FanKind::AttnOutput);
@@ -123,8 +121,11 @@ impl<B: Backend> Forward<B> {
     }
 
     fn ffn_half(&mut self, index: usize, layer: &Layer<B>, next: &B::Fan, valves: &ValveSet<B>) -> Result<()> {
-        let Buffers { h, gate, up, y, u: [u, u_down], .. } = &mut self.buffers;
+        let Buffers { h, wide: [gate, up], y, u: [u, u_down], .. } = &mut self.buffers;
         let (backend, config) = (&mut self.backend, &self.config);
+        for buf in [&mut *gate, &mut *up] {
+            backend.shape(buf, config.ffn);
+        }
         let x = Input::Normed { x: h, weight: &layer.ffn_norm, eps: config.norm_eps };
         let delta = valves.delta(Some(index), FanKind::GateUp);
         backend.expect(&layer.down);
@@ -174,7 +175,7 @@ where
                 if batch.outputs.is_empty() {
                     return Ok(());
                 }
-                self.backend.keep_outputs([&mut self.buffers.h, &mut self.buffers.q])?;
+                self.backend.keep_outputs([&mut self.buffers.h, &mut self.buffers.wide[0]])?;
             }
             self.attention(index, layer, &valves)?;
             let next = weights.layers.get(index + 1).map_or(&weights.head, |layer| &layer.qkv);
