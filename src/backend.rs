@@ -117,7 +117,7 @@ pub trait Linear {
 
     /// A zeroed buffer of at most `rows` rows.
     fn buf(&self, rows: usize, cols: usize) -> Result<Self::Buf>;
-    /// Makes the rows of `buf` ones of `cols` values, no more than it was made with. What they hold has no meaning then.
+    /// Makes the rows of `buf` ones of `cols` values, no more than it was made with. What they hold has no meaning.
     fn shape(&self, buf: &mut Self::Buf, cols: usize);
     /// A norm weight; any float type.
     fn vector(&self, weight: &Tensor) -> Result<Self::Vector>;
