@@ -17,6 +17,47 @@ constexpr int WARP = 32;
 // Values in a quantization block, of weights and of activations alike.
 constexpr int BLOCK = 32;
 
+// ---- Programmatic dependent launch: a kernel may start while the one before it in the stream still runs -----------
+//
+// Every kernel first calls release_next, so that the next one's blocks take their places as this one's leave. What it
+// may read before await_previous is what no kernel writes: weights and tables. await_previous returns when the kernel
+// before has ended and what it wrote can be read; every thread calls it before its first write, so that "ended" holds
+// for all the kernels before that one too. Below compute capability 9.0, and in a launch without the attribute, both
+// do nothing and the order of the stream holds.
+
+static __device__ __forceinline__ void release_next() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+static __device__ __forceinline__ void await_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Asks for the 128 bytes about p to come to the L2 cache: for weights, while await_previous waits.
+static __device__ __forceinline__ void prefetch_l2(const void* p) {
+#ifdef __CUDA_ARCH__
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+#else
+    static_cast<void>(p);
+#endif
+}
+
+constexpr int LINE_BYTES = 128;
+
+// Asks for `bytes` from p on, by a whole warp.
+static __device__ __forceinline__ void prefetch_l2(const void* p, size_t bytes) {
+    const size_t step = static_cast<size_t>(WARP) * LINE_BYTES;
+    for (size_t at = threadIdx.x % WARP * LINE_BYTES; at < bytes; at += step) {
+        prefetch_l2(static_cast<const char*>(p) + at);
+    }
+}
+
+// ---- Reductions ---------------------------------------------------------------------------------------------------
+
 // The sum over the warp, in every lane: pairs at distance 16, 8, 4, 2, 1, so its bits depend on the lanes' values
 // alone.
 static __device__ __forceinline__ float warp_sum(float x) {

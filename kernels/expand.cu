@@ -18,6 +18,8 @@ template <int ROWS>
 static __device__ __forceinline__ void residual(const ResidualArgs& args) {
     const int o = blockIdx.x * RESIDUAL_THREADS + threadIdx.x;
     const int first_row = blockIdx.y * ROWS;
+    release_next();
+    await_previous();
     float y[ROWS];
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {

@@ -146,7 +146,7 @@ static __device__ __forceinline__ void base_outputs(const MatvecArgs& args, cons
     const int lane = threadIdx.x % WARP;
     const int first_out = (block * WARPS + static_cast<int>(threadIdx.x) / WARP) * OUTS;
     const int first_row = blockIdx.y * ROWS;
-    if (first_out >= part.n_out) return;
+    if (first_out >= part.n_out) return;  // writes nothing, so it need not wait
     const int chunks = args.n_in / W::VALUES;
     const int blocks = args.n_in / BLOCK;
 
@@ -159,10 +159,9 @@ static __device__ __forceinline__ void base_outputs(const MatvecArgs& args, cons
         scales[o] = static_cast<const typename W::Scale*>(part.scales) + static_cast<size_t>(out) * blocks;
     }
     float sums[ROWS][OUTS] = {};
-#pragma unroll 1
-    for (int c0 = lane; c0 < chunks; c0 += WARP * DEPTH) {
-        uint4 w[DEPTH][OUTS];
-        uint32_t s[DEPTH][OUTS];
+    uint4 w[DEPTH][OUTS];
+    uint32_t s[DEPTH][OUTS];
+    const auto load = [&](int c0) {
 #pragma unroll
         for (int k = 0; k < DEPTH; k++) {
             const int c = c0 + k * WARP;
@@ -172,6 +171,17 @@ static __device__ __forceinline__ void base_outputs(const MatvecArgs& args, cons
                 s[k][o] = c < chunks ? __ldcs(scales[o] + c / (BLOCK / W::VALUES)) : 0;
             }
         }
+    };
+    // The weights need no kernel before this one: the first are on their way to registers, the rest to the cache.
+    load(lane);
+#pragma unroll
+    for (int o = 0; o < OUTS; o++) {
+        prefetch_l2(quants[o] + WARP * DEPTH, max(chunks - WARP * DEPTH, 0) * sizeof(uint4));
+    }
+    await_previous();
+#pragma unroll 1
+    for (int c0 = lane; c0 < chunks; c0 += WARP * DEPTH) {
+        if (c0 != lane) load(c0);
 #pragma unroll
         for (int k = 0; k < DEPTH; k++) {
             const int c = c0 + k * WARP;
@@ -246,6 +256,7 @@ static __device__ __forceinline__ void shrink_column(const MatvecArgs& args, int
     const int first_row = blockIdx.y * ROWS;
     const uint32_t slot = s.slot[j];
     const float scale = s.scale[j];
+    await_previous();
     float factor[ROWS], sums[ROWS] = {};
     bool open = false;
 #pragma unroll
@@ -289,6 +300,7 @@ static __device__ __forceinline__ void shrink_column(const MatvecArgs& args, int
 template <class W, int ROWS, int OUTS>
 static __device__ __forceinline__ void matvec(const MatvecArgs& args, float (*partial)[8]) {
     int block = blockIdx.x;
+    release_next();
     if (block < args.shrink.rank) return shrink_column<ROWS>(args, block, partial);
     block -= args.shrink.rank;
     int p = 0;

@@ -85,6 +85,8 @@ extern "C" __global__ void __launch_bounds__(QUANTIZE_THREADS)
     quantize_rows(const __grid_constant__ QuantizeArgs args) {
     __shared__ float partial[QUANTIZE_THREADS / WARP];
     const size_t row = blockIdx.y;
+    release_next();
+    await_previous();
     const float* x = args.x + (args.row_map ? args.row_map[row] : row) * args.n;
     float rms = 1.0f;
     if (args.weight) rms = inverse_rms(x, args.n, args.eps, partial);
@@ -99,6 +101,8 @@ template <int ROWS>
 static __device__ __forceinline__ void quantize_gated(const GatedArgs& args) {
     const int i = blockIdx.x * QUANTIZE_THREADS + threadIdx.x;
     const int first_row = blockIdx.y * ROWS;
+    release_next();
+    await_previous();
     if (i >= args.n) return;  // whole warps: n is a multiple of 32
     float gate[ROWS], up[ROWS];
 #pragma unroll

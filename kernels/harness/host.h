@@ -3,7 +3,21 @@
 #pragma once
 
 #ifndef CUDA_HOST_EMU
-#define CUDA_LAUNCH(kernel, grid, block, stream, ...) kernel<<<grid, block, 0, stream>>>(__VA_ARGS__)
+// Whether a kernel may start before the one ahead of it in the stream has ended: see common.cuh.
+static bool programmatic = false;
+
+template <class Args>
+void launch_kernel(void (*kernel)(Args), dim3 grid, dim3 block, cudaStream_t stream, Args args) {
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid, config.blockDim = block, config.stream = stream;
+    config.attrs = &attribute, config.numAttrs = programmatic;
+    cudaLaunchKernelEx(&config, kernel, args);  // the caller asks for the last error
+}
+
+#define CUDA_LAUNCH(kernel, grid, block, stream, args) launch_kernel(kernel, grid, block, stream, args)
 #endif
 
 #include <cmath>

@@ -120,6 +120,7 @@ struct Row {
     const char* type;
     int n_out, n_in, rows, rank, outs;
     bool picked;  // the variant that the program would choose
+    bool programmatic;
     double bytes;
     Timing time;
 };
@@ -130,14 +131,14 @@ struct Report {
 
     static void header() {
         printf("%-14s %-5s %-5s %14s %4s %6s %4s %9s %8s %6s\n", "kernel", "model", "type", "n_out x n_in", "rows",
-               "rank", "outs", "us", "GB/s", "% copy");
+               "rank", "outs ", "us", "GB/s", "% copy");
     }
     double gb_s(const Row& r) const { return r.bytes / r.time.median_us / 1e3; }
     void add(Row r) {
         char rank[16];
         snprintf(rank, sizeof rank, r.rank < 0 ? "%d shut" : "%d", std::abs(r.rank));
-        printf("%-14s %-5s %-5s %6d x %5d %6d %6s %3d%s %9.2f %8.0f %6.1f\n", r.kernel.c_str(), r.model.c_str(), r.type,
-               r.n_out, r.n_in, r.rows, rank, r.outs, r.picked ? "*" : " ", r.time.median_us, gb_s(r),
+        printf("%-14s %-5s %-5s %6d x %5d %6d %6s %3d%s%s %9.2f %8.0f %6.1f\n", r.kernel.c_str(), r.model.c_str(), r.type,
+               r.n_out, r.n_in, r.rows, rank, r.outs, r.picked ? "*" : " ", r.programmatic ? "p" : " ", r.time.median_us, gb_s(r),
                100 * gb_s(r) / gpu.copy_gb_s);
         rows.push_back(r);
     }
@@ -162,6 +163,7 @@ struct Report {
                     r.kernel.c_str(), r.model.c_str(), r.type, r.n_out, r.n_in);
             fprintf(f, "\"rows\": %d, \"rank\": %d, \"open\": %s, \"outs\": %d, \"picked\": %s, ", r.rows,
                     std::abs(r.rank), r.rank > 0 ? "true" : "false", r.outs, r.picked ? "true" : "false");
+            fprintf(f, "\"programmatic\": %s, ", r.programmatic ? "true" : "false");
             fprintf(f, "\"bytes\": %.0f, \"us\": %.3f, \"us_min\": %.3f, \"us_max\": %.3f, ", r.bytes,
                     r.time.median_us, r.time.min_us, r.time.max_us);
             fprintf(f, "\"gb_per_s\": %.1f, \"pct_of_copy\": %.2f}%s\n", gb_s(r), 100 * gb_s(r) / gpu.copy_gb_s,
@@ -255,7 +257,7 @@ inline void time_matvecs(Gpu& gpu, Scratch& s, Report& report) {
                             launch_matvec(variant, type, args, gpu.stream);
                         });
                         report.add({"matvec", shape.model, type_name(type), shape.n_out, shape.n_in, rows, rank,
-                                    variant.outs, &variant == &picked, bytes, time});
+                                    variant.outs, &variant == &picked, programmatic, bytes, time});
                     }
                 }
             }
@@ -272,7 +274,7 @@ inline void time_consumers(Gpu& gpu, Scratch& s, Report& report) {
         for (int rows : {1, 8}) {
             auto add = [&](const char* name, int n, int rank, double bytes, const std::function<void()>& launch) {
                 Timing time = time_graph(gpu, 200, launch);
-                report.add({name, size.model, "f16", n, 0, rows, rank, 0, true, bytes, time});
+                report.add({name, size.model, "f16", n, 0, rows, rank, 0, true, programmatic, bytes, time});
             };
             for (const float* norm : {static_cast<const float*>(nullptr), static_cast<const float*>(s.norm.get())}) {
                 QuantizeArgs args = {s.x.get(), norm, nullptr, s.quantized(), size.n, 1e-5f};
@@ -319,7 +321,17 @@ inline void time_ffn(Gpu& gpu, Scratch& s, Report& report, const char* model, in
         launch_residual(rows, {s.h.get(), s.y.get(), down, n, rows}, gpu.stream);
     });
     s.open(true);
-    report.add({"ffn half", model, type_name(type), ff, n, rows, rank, 0, true, bytes, time});
+    report.add({"ffn half", model, type_name(type), ff, n, rows, rank, 0, true, programmatic, bytes, time});
+}
+
+inline void time_ffns(Gpu& gpu, Scratch& s, Report& report, WeightType type) {
+    for (int rows : {1, 2, 4, 8}) {
+        for (int rank : {0, -16, 16, 64}) {
+            time_ffn(gpu, s, report, "8B", 4096, 14336, type, rows, rank);
+            time_ffn(gpu, s, report, "1B", 2048, 8192, type, rows, rank);
+            time_ffn(gpu, s, report, "135M", 576, 1536, type, rows, rank);
+        }
+    }
 }
 
 inline void print_device() {
@@ -337,14 +349,9 @@ inline int time_all(const std::string& out) {
     Report::header();
     time_matvecs(gpu, scratch, report);
     time_consumers(gpu, scratch, report);
-    for (WeightType type : {TYPE_Q4_0, TYPE_Q8_0}) {
-        for (int rows : {1, 2, 4, 8}) {
-            for (int rank : {0, -16, 16, 64}) {
-                time_ffn(gpu, scratch, report, "8B", 4096, 14336, type, rows, rank);
-                time_ffn(gpu, scratch, report, "1B", 2048, 8192, type, rows, rank);
-                time_ffn(gpu, scratch, report, "135M", 576, 1536, type, rows, rank);
-            }
-        }
+    for (bool early : {false, true}) {
+        programmatic = early;
+        for (WeightType type : {TYPE_Q4_0, TYPE_Q8_0}) time_ffns(gpu, scratch, report, type);
     }
     CUDA(cudaDeviceSynchronize());
     if (!out.empty()) report.write(out);
