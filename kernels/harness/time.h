@@ -137,8 +137,10 @@ struct Report {
     void add(Row r) {
         char rank[16];
         snprintf(rank, sizeof rank, r.rank < 0 ? "%d shut" : "%d", std::abs(r.rank));
-        printf("%-14s %-5s %-5s %6d x %5d %6d %6s %3d%s%s %9.2f %8.0f %6.1f\n", r.kernel.c_str(), r.model.c_str(), r.type,
-               r.n_out, r.n_in, r.rows, rank, r.outs, r.picked ? "*" : " ", r.programmatic ? "p" : " ", r.time.median_us, gb_s(r),
+        const char* picked = r.picked ? "*" : " ";
+        const char* programmatic = r.programmatic ? "p" : " ";
+        printf("%-14s %-5s %-5s %6d x %5d %6d %6s %3d%s%s %9.2f %8.0f %6.1f\n", r.kernel.c_str(), r.model.c_str(),
+               r.type, r.n_out, r.n_in, r.rows, rank, r.outs, picked, programmatic, r.time.median_us, gb_s(r),
                100 * gb_s(r) / gpu.copy_gb_s);
         rows.push_back(r);
     }
