@@ -6,7 +6,8 @@
 // Shapes: q, y [rows, heads * head_dim]; the cache as in rows.cuh, f32, f16 or q8_0 (head_dim a multiple of 32);
 // heads / kv_heads query heads read one head of keys and values. `out` is y in blocks of 8 bits, as quantize.cuh has
 // them, if out.quants is not null; heads / kv_heads * head_dim is then a multiple of 32.
-// Launch: attend_dD for head_dim D: block (128), grid (splits, kv_heads * n_rows), no dynamic shared memory.
+// Launch: attend_dD_T for head_dim D and type T of the cache: block (128), grid (splits, kv_heads * n_rows), no dynamic
+// shared memory.
 //
 // A chunk is 256 positions, counted from 0; a block takes the chunks splits apart. Of each head it makes the largest
 // score, the sum of the weights and the values summed by weight. One chunk is the whole row: the block divides and is
@@ -179,7 +180,7 @@ template <int D, int TYPE, int HEADS>
 static __device__ __forceinline__ void sum_values(const AttendShared<D>& s, const Reader& reader,
                                                   float (&sums)[HEADS][ValueLanes<D, TYPE>::VALUES]) {
     using V = ValueLanes<D, TYPE>;
-    constexpr int DEPTH = 4, BATCH = DEPTH * V::GROUPS;
+    constexpr int DEPTH = TYPE == CACHE_Q8_0 ? 6 : 4, BATCH = DEPTH * V::GROUPS;
     const int part = threadIdx.x % V::PARTS, group = threadIdx.x / V::PARTS;
     if (group >= V::GROUPS) return;
     for (int base = reader.begin / BATCH * BATCH; base < reader.end; base += BATCH) {
@@ -231,17 +232,17 @@ static __device__ __forceinline__ void attend_chunk(const AttendArgs& args, Atte
 }
 
 // Asks for the keys and values of the reader's chunk; those of this step may not lie there yet.
-template <int D>
+template <int D, int TYPE>
 static __device__ __forceinline__ void prefetch_chunk(const AttendArgs& args, const Reader& reader) {
     const Cache& cache = args.cache;
-    const int row_bytes = D * (cache.type == CACHE_F32 ? 4 : cache.type == CACHE_F16 ? 2 : 1);
+    constexpr int ROW_BYTES = D * STORED_BYTES<TYPE>;
     const uint32_t* table = args.rows.pages + args.rows.tables[reader.row];
     for (int p = reader.begin + threadIdx.x; p < reader.end; p += ATTEND_THREADS) {
         const int position = reader.chunk * CHUNK + p;
-        const int at = (position & (cache.page_len - 1)) * row_bytes;
+        const int at = (position & (cache.page_len - 1)) * ROW_BYTES;
         const char* keys = strip(cache, table[position >> reader.page_shift], 0, reader.kv_head);
         const char* values = keys + reader.to_values;
-        for (int line = 0; line < row_bytes; line += LINE_BYTES) {
+        for (int line = 0; line < ROW_BYTES; line += LINE_BYTES) {
             prefetch_l2(keys + at + line);
             prefetch_l2(values + at + line);
         }
@@ -265,7 +266,7 @@ static __device__ __forceinline__ bool last_to_arrive(const AttendArgs& args, At
     return s.arrived == blocks - 1;
 }
 
-template <int D>
+template <int D, int TYPE>
 static __device__ __forceinline__ void attend(const AttendArgs& args, AttendShared<D>& s) {
     release_next();
     Reader reader = {};
@@ -277,7 +278,7 @@ static __device__ __forceinline__ void attend(const AttendArgs& args, AttendShar
     reader.first = args.window ? max(0, reader.last + 1 - args.window) : 0;
     if (static_cast<int>(blockIdx.x) >= reader.chunks()) return;  // writes nothing, so it need not wait
     reader.enter(blockIdx.x);
-    if (args.prefetch) prefetch_chunk<D>(args, reader);
+    if (args.prefetch) prefetch_chunk<D, TYPE>(args, reader);
     await_previous();
     const int end = (reader.kv_head + 1) * reader.group;
     for (int number = blockIdx.x; number < reader.chunks(); number += args.splits) {
@@ -285,9 +286,7 @@ static __device__ __forceinline__ void attend(const AttendArgs& args, AttendShar
         for (reader.head = reader.kv_head * reader.group; reader.head < end; reader.head += TILE_HEADS) {
             reader.heads = min(TILE_HEADS, end - reader.head);
             reader.width = reader.heads > TILE_HEADS / 2 ? TILE_HEADS : TILE_HEADS / 2;
-            if (args.cache.type == CACHE_F32) attend_chunk<D, CACHE_F32>(args, s, reader);
-            else if (args.cache.type == CACHE_F16) attend_chunk<D, CACHE_F16>(args, s, reader);
-            else if constexpr (D % BLOCK == 0) attend_chunk<D, CACHE_Q8_0>(args, s, reader);
+            attend_chunk<D, TYPE>(args, s, reader);
             if (reader.chunks() == 1) quantize_heads(args, s, reader);
         }
     }
@@ -299,15 +298,24 @@ static __device__ __forceinline__ void attend(const AttendArgs& args, AttendShar
     }
 }
 
-#define ATTEND(D)                                                                                                \
-    extern "C" __global__ void __launch_bounds__(ATTEND_THREADS) attend_d##D(                                    \
+#define ATTEND(D, T, TYPE)                                                                                       \
+    extern "C" __global__ void __launch_bounds__(ATTEND_THREADS, 3) attend_d##D##_##T(                           \
         const __grid_constant__ AttendArgs args) {                                                               \
         __shared__ AttendShared<D> shared;                                                                       \
-        attend<D>(args, shared);                                                                                 \
+        attend<D, TYPE>(args, shared);                                                                           \
     }
 
-ATTEND(64)
-ATTEND(80)
-ATTEND(96)
-ATTEND(128)
-ATTEND(256)
+ATTEND(64, f32, CACHE_F32)
+ATTEND(80, f32, CACHE_F32)
+ATTEND(96, f32, CACHE_F32)
+ATTEND(128, f32, CACHE_F32)
+ATTEND(256, f32, CACHE_F32)
+ATTEND(64, f16, CACHE_F16)
+ATTEND(80, f16, CACHE_F16)
+ATTEND(96, f16, CACHE_F16)
+ATTEND(128, f16, CACHE_F16)
+ATTEND(256, f16, CACHE_F16)
+ATTEND(64, q8_0, CACHE_Q8_0)
+ATTEND(96, q8_0, CACHE_Q8_0)
+ATTEND(128, q8_0, CACHE_Q8_0)
+ATTEND(256, q8_0, CACHE_Q8_0)

@@ -24,7 +24,7 @@ struct RopeStoreArgs {
     float* q;
     const float* k;
     const float* v;
-    const double* turns;  // whole turns a position: inverse frequency / (2 pi)
+    const double* turns;  // whole turns a position, not 0: inverse frequency / (2 pi)
     Expand q_expand, k_expand, v_expand;
     int heads;
     int n_rows;
@@ -33,15 +33,14 @@ struct RopeStoreArgs {
 };
 static_assert(sizeof(RopeStoreArgs) == 232, "src/cuda/args.rs mirrors this struct");
 
-// Value `offset` of a head after its turn; its partner is in the neighbouring lane. Called by a whole warp.
-static __device__ __forceinline__ float turned(float x, int offset, bool turns_at_all, uint32_t position,
-                                               double turns) {
+// A column after its turn; its partner is in the neighbouring lane. Without one, turns is 0. Called by a whole warp.
+static __device__ __forceinline__ float turned(float x, int column, uint32_t position, double turns) {
     const float partner = __shfl_xor_sync(0xffffffffu, x, 1);
-    if (!turns_at_all) return x;
+    if (turns == 0.0) return x;
     const double at = __dmul_rn(static_cast<double>(position), turns);
     float sine, cosine;
     sincospif(2.0f * static_cast<float>(at - rint(at)), &sine, &cosine);
-    return offset % 2 ? __fmaf_rn(partner, sine, __fmul_rn(x, cosine))
+    return column % 2 ? __fmaf_rn(partner, sine, __fmul_rn(x, cosine))
                       : __fmaf_rn(x, cosine, -__fmul_rn(partner, sine));
 }
 
@@ -55,12 +54,10 @@ static __device__ __forceinline__ void store_q8_0(int8_t* quants, uint16_t* scal
     if (threadIdx.x % WARP == 0) *scale = __half_as_ushort(__float2half_rn(d));
 }
 
-// A warp stores 32 columns of a row, from `column` - lane on, in the slot of the row's position.
-static __device__ __forceinline__ void store_column(const RopeStoreArgs& args, int row, int which, int column,
-                                                    float x) {
-    const Cache& cache = args.cache;
-    const uint32_t position = args.rows.positions[row], page_len = cache.page_len;
-    const uint32_t page = args.rows.pages[args.rows.tables[row] + position / page_len];
+// A warp stores 32 columns of a row, from `column` - lane on, in the slot of its position.
+static __device__ __forceinline__ void store_column(const Cache& cache, uint32_t position, uint32_t page, int which,
+                                                    int column, float x) {
+    const uint32_t page_len = cache.page_len;
     const int head = column / cache.head_dim, offset = column % cache.head_dim;
     if (head >= cache.kv_heads) return;  // whole warps where the cache is q8_0
     char* data = strip(cache, page, which, head);
@@ -75,43 +72,60 @@ static __device__ __forceinline__ void store_column(const RopeStoreArgs& args, i
     }
 }
 
+// What waits while the expand has the registers.
 template <int ROWS>
-static __device__ __forceinline__ void rope_store(const RopeStoreArgs& args) {
+struct RopeShared {
+    float x[ROWS][ROPE_THREADS];
+    uint32_t positions[ROPE_THREADS], pages[ROPE_THREADS];  // of row r in lane r of each warp
+};
+
+template <int ROWS>
+static __device__ __forceinline__ void rope_store(const RopeStoreArgs& args, RopeShared<ROWS>& s) {
     const int lane = threadIdx.x % WARP, head_dim = args.cache.head_dim;
     const int q_tiles = (args.heads * head_dim + WARP - 1) / WARP;
     const int kv_tiles = (args.cache.kv_heads * head_dim + WARP - 1) / WARP;
     const int warp = (blockIdx.x * ROPE_THREADS + threadIdx.x) / WARP, first_row = blockIdx.y * ROWS;
     if (warp >= q_tiles + 2 * kv_tiles) return;
-    const bool is_q = warp < q_tiles, is_v = warp >= q_tiles + kv_tiles;
-    const int tile = is_q ? warp : is_v ? warp - q_tiles - kv_tiles : warp - q_tiles;
-    const int n = (is_q ? args.heads : args.cache.kv_heads) * head_dim;
+    const int which = (warp >= q_tiles) + (warp >= q_tiles + kv_tiles);  // q, k, v
+    const int tile = warp - (which > 0 ? q_tiles : 0) - (which > 1 ? kv_tiles : 0);
+    const int n = (which == 0 ? args.heads : args.cache.kv_heads) * head_dim;
     const int column = tile * WARP + lane, offset = column % head_dim;
-    const bool turns_at_all = !is_v && offset < args.rotated;
-    const double turns = turns_at_all ? args.turns[offset / 2] : 0.0;
+    const double turns = which < 2 && offset < args.rotated ? args.turns[offset / 2] : 0.0;
     release_next();
     await_previous();
-    const float* from = is_q ? args.q : is_v ? args.v : args.k;
+    // Lane r finds the place of row r, so that the loads of all rows are in flight together.
+    if (lane < ROWS && first_row + lane < args.n_rows) {
+        const uint32_t position = args.rows.positions[first_row + lane];
+        const uint32_t page = position / args.cache.page_len;
+        s.positions[threadIdx.x] = position;
+        s.pages[threadIdx.x] = args.rows.pages[args.rows.tables[first_row + lane] + page];
+    }
+    const float* from = which == 0 ? args.q : which == 1 ? args.k : args.v;
     float x[ROWS];
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
         const bool load = column < n && first_row + r < args.n_rows;
         x[r] = load ? from[static_cast<size_t>(first_row + r) * n + column] : 0.0f;
     }
-    expand<ROWS>(is_q ? args.q_expand : is_v ? args.v_expand : args.k_expand, tile, first_row, args.n_rows, x);
+    const Expand& owed = which == 0 ? args.q_expand : which == 1 ? args.k_expand : args.v_expand;
+    expand<ROWS>(owed, tile, first_row, args.n_rows, x);
 #pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-        const int row = first_row + r;
-        if (row >= args.n_rows) return;
-        const float y = turned(x[r], offset, turns_at_all, args.rows.positions[row], turns);
-        if (!is_q) store_column(args, row, is_v, column, y);
-        else if (column < n) args.q[static_cast<size_t>(row) * n + column] = y;
+    for (int r = 0; r < ROWS; r++) s.x[r][threadIdx.x] = x[r];
+    __syncwarp();
+#pragma unroll 1
+    for (int r = 0; r < ROWS && first_row + r < args.n_rows; r++) {
+        const uint32_t position = s.positions[threadIdx.x - lane + r], page = s.pages[threadIdx.x - lane + r];
+        const float y = turned(s.x[r][threadIdx.x], column, position, turns);
+        if (which > 0) store_column(args.cache, position, page, which - 1, column, y);
+        else if (column < n) args.q[static_cast<size_t>(first_row + r) * n + column] = y;
     }
 }
 
 #define ROPE_STORE(ROWS)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(ROPE_THREADS) rope_store_r##ROWS(                               \
+    extern "C" __global__ void __launch_bounds__(ROPE_THREADS, 1) rope_store_r##ROWS(                               \
         const __grid_constant__ RopeStoreArgs args) {                                                            \
-        rope_store<ROWS>(args);                                                                                  \
+        __shared__ RopeShared<ROWS> shared;                                                                      \
+        rope_store<ROWS>(args, shared);                                                                          \
     }
 
 ROPE_STORE(1)

@@ -112,14 +112,24 @@ inline void launch_rope_store(int variant, const RopeStoreArgs& args, cudaStream
     CUDA(cudaGetLastError());
 }
 
+#define ATTEND_ENTRY(D) \
+    if (d == D && type == CACHE_F32) return attend_d##D##_f32; \
+    if (d == D && type == CACHE_F16) return attend_d##D##_f16; \
+    if (d == D) return attend_d##D##_q8_0;
+
+typedef void (*AttendKernel)(const AttendArgs);
+
+inline AttendKernel pick_attend(int d, int type) {
+    ATTEND_ENTRY(64)
+    ATTEND_ENTRY(96)
+    ATTEND_ENTRY(128)
+    ATTEND_ENTRY(256)
+    return type == CACHE_F32 ? attend_d80_f32 : attend_d80_f16;
+}
+
 inline void launch_attend(const AttendArgs& args, cudaStream_t stream = 0) {
-    const int d = args.cache.head_dim;
-    auto kernel = d == 64    ? attend_d64
-                  : d == 80  ? attend_d80
-                  : d == 96  ? attend_d96
-                  : d == 128 ? attend_d128
-                             : attend_d256;
-    CUDA_LAUNCH(kernel, dim3(args.splits, args.cache.kv_heads * args.n_rows), dim3(ATTEND_THREADS), stream, args);
+    dim3 grid(args.splits, args.cache.kv_heads * args.n_rows);
+    CUDA_LAUNCH(pick_attend(args.cache.head_dim, args.cache.type), grid, dim3(ATTEND_THREADS), stream, args);
     CUDA(cudaGetLastError());
 }
 
