@@ -1,5 +1,4 @@
-// Activations to 8 bits in blocks of 32: d = max|x| / 127, q = round(x * 127 / max|x|) with ties to even, and the sum
-// of a block's q. A warp makes one block; q is in -127..=127.
+// Activations to 8 bits in blocks of 32, as quantize.cuh has them. A warp makes one block.
 //
 // quantize_rows  x as it is, or RMS-normed first: x * weight / sqrt(mean(x^2) + eps)
 // quantize_gated silu(gate) * up, where gate and up may lack their low-rank terms
@@ -7,15 +6,9 @@
 // Shapes: inputs [rows, n], n a multiple of 32; quants int8 [rows, n]; scales, sums [rows, n / 32]; floats [rows, n].
 // Launch: block (256), grid (ceil(n / 256), rows), for quantize_gated_rR (ceil(n / 256), ceil(rows / R)).
 #include "expand.cuh"
+#include "quantize.cuh"
 
 constexpr int QUANTIZE_THREADS = 256;
-
-struct Quantized {
-    int8_t* quants;
-    float* scales;
-    int32_t* sums;
-    float* floats;  // the values before rounding, for the shrink; or null
-};
 
 struct QuantizeArgs {
     const float* x;
@@ -38,29 +31,6 @@ struct GatedArgs {
     int rows;
 };
 static_assert(sizeof(GatedArgs) == 136, "src/cuda/args.rs mirrors this struct");
-
-// Lane l holds value l of block `at`, counted over all rows. Called by a whole warp.
-//
-// A block with an infinity or a NaN has quants 0 and the scale NaN, so that every dot with it is NaN. One whose largest
-// value is 0, or so small that 127 / max overflows, is all 0.
-static __device__ __forceinline__ void quantize_block(const Quantized& out, size_t at, float x) {
-    const int lane = threadIdx.x % WARP;
-    // The bits of magnitudes order as the magnitudes do, with NaN above infinity: fmaxf would lose a NaN.
-    const float largest = __int_as_float(warp_max(__float_as_int(x) & 0x7fffffff));
-    const bool finite = __float_as_int(largest) < 0x7f800000;
-    const float step = __fdiv_rn(127.0f, largest);
-    const bool representable = finite && __float_as_int(step) < 0x7f800000;
-    const int rounded = __float2int_rn(__fmul_rn(x, step));
-    const int q = representable ? max(-127, min(127, rounded)) : 0;
-    const int sum = warp_sum(q);
-    out.quants[at * BLOCK + lane] = static_cast<int8_t>(q);
-    if (out.floats) out.floats[at * BLOCK + lane] = x;
-    if (lane == 0) {
-        const float scale = representable ? __fdiv_rn(largest, 127.0f) : 0.0f;
-        out.scales[at] = finite ? scale : __int_as_float(0x7fffffff);
-        out.sums[at] = sum;
-    }
-}
 
 // 1 / sqrt(mean(x^2) + eps) of a row, by the whole block; each block of a row computes it, in the same order.
 static __device__ __forceinline__ float inverse_rms(const float* x, int n, float eps, float* partial) {

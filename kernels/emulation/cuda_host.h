@@ -60,6 +60,10 @@ struct alignas(16) float4 {
     float x, y, z, w;
 };
 
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
@@ -299,6 +303,31 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fsqrt_rn(float a) { return std::sqrt(a); }
+inline double __dmul_rn(double a, double b) { return a * b; }
+
+inline void sincospif(float x, float* sine, float* cosine) {
+    *sine = static_cast<float>(std::sin(M_PI * x));
+    *cosine = static_cast<float>(std::cos(M_PI * x));
+}
+
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+
+// Byte i of the result is byte selector[4i + 2 : 4i] of y:x; no sign replication.
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+    uint64_t bytes = static_cast<uint64_t>(y) << 32 | x;
+    unsigned result = 0;
+    for (int i = 0; i < 4; i++) result |= static_cast<unsigned>(bytes >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
+    return result;
+}
+
+// Blocks run one after the other, and what one wrote the next sees.
+inline void __threadfence() {}
+
+inline unsigned atomicAdd(unsigned* p, unsigned add) {
+    unsigned before = *p;
+    *p += add;
+    return before;
+}
 
 inline int __float_as_int(float x) {
     int bits;
@@ -322,6 +351,11 @@ inline int __float2int_rn(float x) {
 
 template <class T>
 T __ldcs(const T* p) {
+    return *p;
+}
+
+template <class T>
+T __ldcg(const T* p) {
     return *p;
 }
 

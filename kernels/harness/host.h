@@ -20,6 +20,7 @@ void launch_kernel(void (*kernel)(Args), dim3 grid, dim3 block, cudaStream_t str
 #define CUDA_LAUNCH(kernel, grid, block, stream, args) launch_kernel(kernel, grid, block, stream, args)
 #endif
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
