@@ -260,7 +260,8 @@ impl Cuda {
     }
 }
 
-fn attend_name(head_dim: usize, ty: TensorType) -> Option<&'static str> {
+/// The kernel for heads and a cache of these kinds, if there is one.
+pub(super) fn attend_name(head_dim: usize, ty: TensorType) -> Option<&'static str> {
     HEAD_DIMS.contains(&head_dim).then_some(())?;
     let name = format!("attend_d{head_dim}_{ty}");
     ATTEND_NAMES.into_iter().find(|n| *n == name)

@@ -1,7 +1,7 @@
 //! The paged cache of keys and values, in the layout that kernels/rows.cuh describes.
 
-use super::args;
-use super::{Device, int};
+use super::attend::attend_name;
+use super::{Device, args, int};
 use crate::backend::{CacheSpec, PageId};
 use crate::error::{Error, Result};
 use crate::tensor::TensorType;
@@ -60,6 +60,9 @@ impl Cache {
         if spec.ty.row_bytes(spec.head_dim).is_none() {
             let (ty, block, head) = (spec.ty, spec.ty.block_len(), spec.head_dim);
             return Err(Error::argument("cache type", format!("{ty} has blocks of {block} values, heads have {head}")));
+        }
+        if attend_name(spec.head_dim, spec.ty).is_none() {
+            return Err(device.unsupported(format_args!("heads of {} with a cache of {}", spec.head_dim, spec.ty)));
         }
         if !spec.page_len.is_power_of_two() {
             return Err(device.unsupported(format_args!("pages of {} positions, no power of two", spec.page_len)));

@@ -79,9 +79,9 @@ impl Device {
     ///
     /// # Errors
     /// [`Error::Device`] if the driver does not say.
-    pub fn free_bytes(&self) -> Result<usize> {
+    pub fn free_bytes(&self) -> Result<u64> {
         let free = self.context.bind_to_thread().and_then(|()| result::mem_get_info());
-        free.map(|(free, _)| free).map_err(|e| self.error("asking for free memory", e))
+        free.map(|(free, _)| free as u64).map_err(|e| self.error("asking for free memory", e))
     }
 
     pub(super) fn stream(&self) -> &Arc<CudaStream> {
