@@ -65,12 +65,6 @@ static __device__ __forceinline__ void load_queries(const AttendArgs& args, Atte
     }
 }
 
-// The score of a key, times log2 e: weights are powers of two.
-static __device__ __forceinline__ float scaled_score(const AttendArgs& args, float dot) {
-    if (args.softcap == 0.0f) return __fmul_rn(dot, args.scale * LOG2_E);
-    return __fmul_rn(tanhf(__fmul_rn(dot, args.scale / args.softcap)), args.softcap * LOG2_E);
-}
-
 // s.scores of the reader's heads, those of the chunk's positions outside begin .. end apart.
 template <int D, int TYPE>
 static __device__ __forceinline__ void make_scores(const AttendArgs& args, AttendShared<D>& s, const Reader& reader) {
@@ -114,7 +108,7 @@ static __device__ __forceinline__ void make_scores(const AttendArgs& args, Atten
 #pragma unroll
             for (int i = 0; i < HELD; i++) {
                 const int p = base + (part / SHARED * HELD + i) * K::STRIDE + group;
-                if (part % SHARED == 0) s.scores[p * reader.width + h] = scaled_score(args, dot[i]);
+                if (part % SHARED == 0) s.scores[p * reader.width + h] = scaled_score(dot[i], args.scale, args.softcap);
             }
         }
     }

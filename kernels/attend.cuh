@@ -1,6 +1,7 @@
 // What a block of attend.cu works on, and how the results of chunks become those of rows.
 #pragma once
 #include "quantize.cuh"
+#include "scores.cuh"
 #include "stored.cuh"
 
 constexpr int CHUNK = 256;
@@ -8,8 +9,6 @@ constexpr int ATTEND_THREADS = 128;
 constexpr int ATTEND_WARPS = ATTEND_THREADS / WARP;
 // Query heads that share one read of a chunk; a group of more reads it again.
 constexpr int TILE_HEADS = 8;
-constexpr float LOG2_E = 1.44269504f;
-constexpr float LEAST = -3.402823466e38f;
 
 struct AttendArgs {
     Rows rows;

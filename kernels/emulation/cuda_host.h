@@ -432,3 +432,5 @@ inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemc
 }
 
 #define CUDA_LAUNCH(kernel, grid, block, stream, ...) ((void)(stream), cuemu::launch(kernel, grid, block, __VA_ARGS__))
+
+#include "tensor.h"

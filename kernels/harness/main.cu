@@ -3,7 +3,7 @@
 //   harness check            correctness alone
 //   harness small            the same without the largest shapes; the one thing the emulated build does
 //   harness time [--out F]   correctness, then timings, as a table and as JSON in F
-#include "check_attend.h"
+#include "check_attend_many.h"
 #include "check_rope.h"
 #ifndef CUDA_HOST_EMU
 #include "time.h"
@@ -13,6 +13,7 @@ static int check_all(bool extra) {
     check_matvecs(extra);
     check_ropes();
     check_attends(extra);
+    check_attend_manies(extra);
     return summary();
 }
 
