@@ -64,6 +64,8 @@ static __device__ __forceinline__ void copy_async(void* to, const void* from) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(to));
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
+#elif defined(CUDA_HOST_EMU)
+    cuemu::copy_async(to, from);
 #else
     *static_cast<uint4*>(to) = *static_cast<const uint4*>(from);
 #endif
@@ -73,6 +75,8 @@ static __device__ __forceinline__ void copy_async(void* to, const void* from) {
 static __device__ __forceinline__ void commit_copies() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     asm volatile("cp.async.commit_group;" ::: "memory");
+#elif defined(CUDA_HOST_EMU)
+    cuemu::commit_copies();
 #endif
 }
 
@@ -81,5 +85,7 @@ template <int PENDING>
 static __device__ __forceinline__ void wait_copies() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+#elif defined(CUDA_HOST_EMU)
+    cuemu::wait_copies(PENDING);
 #endif
 }

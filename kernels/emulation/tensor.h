@@ -1,4 +1,5 @@
-// The emulation's side of mma_f16.cuh: what a warp's tensor instructions compute, lane by lane.
+// The emulation's side of mma_f16.cuh: what a warp's tensor instructions compute, lane by lane, and copies that come
+// late.
 #pragma once
 
 namespace cuemu {
@@ -41,6 +42,24 @@ inline void load_matrices(uint32_t (&to)[4], const uint16_t* row, bool transpose
         const uint32_t high = transposed ? half(2 * t + 1, g) : half(g, 2 * t + 1);
         to[i] = low | high << 16;
     }
+}
+
+// Asynchronous copies come as late as they may: when a thread waits for their group.
+inline void copy_async(void* to, const void* from) {
+    Fiber& self = machine.fibers[machine.current];
+    self.copies.push_back({to, from, self.groups});
+}
+
+inline void commit_copies() { machine.fibers[machine.current].groups++; }
+
+inline void wait_copies(int pending) {
+    Fiber& self = machine.fibers[machine.current];
+    size_t done = 0;
+    while (done < self.copies.size() && self.copies[done].group < self.groups - pending) {
+        memcpy(self.copies[done].to, self.copies[done].from, 16);
+        done++;
+    }
+    self.copies.erase(self.copies.begin(), self.copies.begin() + static_cast<std::ptrdiff_t>(done));
 }
 
 }  // namespace cuemu
