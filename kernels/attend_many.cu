@@ -84,15 +84,16 @@ static __device__ __forceinline__ Tile find_tile(const AttendManyArgs& args) {
 
 // ---- Keys and values to shared memory -----------------------------------------------------------------------------
 
-// Eight values of a strip as halves.
+// Eight values of a position as halves.
 template <int D, int TYPE>
-static __device__ __forceinline__ uint4 eight_halves(const char* data, int page_len, int slot, int eighth) {
+static __device__ __forceinline__ uint4 eight_halves(const char* strip, int page_len, int slot, int eighth) {
     constexpr int BYTES = TYPE == CACHE_Q8_0 ? 8 : 16, PIECES = 8 / Piece<TYPE, BYTES>::VALUES;
+    const StoredRow row = stored_row<TYPE>(strip, page_len, D, slot);
     float x[8];
 #pragma unroll
     for (int i = 0; i < PIECES; i++) {
         Piece<TYPE, BYTES> piece;
-        piece.load(data, page_len, D, slot, eighth * PIECES + i);
+        piece.load(row.data, row.to_scales, eighth * PIECES + i);
         piece.unpack(&x[i * Piece<TYPE, BYTES>::VALUES]);
     }
     return make_uint4(pack_halves(x[0], x[1]), pack_halves(x[2], x[3]), pack_halves(x[4], x[5]),
