@@ -65,12 +65,6 @@ static __device__ __forceinline__ void load_queries(const AttendArgs& args, Atte
     }
 }
 
-// The score of a key, times log2 e: weights are powers of two.
-static __device__ __forceinline__ float scaled_score(const AttendArgs& args, float dot) {
-    if (args.softcap == 0.0f) return __fmul_rn(dot, args.scale * LOG2_E);
-    return __fmul_rn(tanhf(__fmul_rn(dot, args.scale / args.softcap)), args.softcap * LOG2_E);
-}
-
 // s.scores of the reader's heads, those of the chunk's positions outside begin .. end apart.
 template <int D, int TYPE>
 static __device__ __forceinline__ void make_scores(const AttendArgs& args, AttendShared<D>& s, const Reader& reader) {
@@ -86,7 +80,7 @@ static __device__ __forceinline__ void make_scores(const AttendArgs& args, Atten
             const bool inside = p >= reader.begin && p < reader.end;
 #pragma unroll
             for (int c = 0; c < K::PIECES; c++) {
-                if (inside) load_piece(pieces[i][c], s, reader, 0, p, c * LANES + part);
+                if (inside) pieces[i][c].load(s.keys[p].data, s.keys[p].to_scales, c * LANES + part);
                 else pieces[i][c].clear();
             }
         }
@@ -114,7 +108,7 @@ static __device__ __forceinline__ void make_scores(const AttendArgs& args, Atten
 #pragma unroll
             for (int i = 0; i < HELD; i++) {
                 const int p = base + (part / SHARED * HELD + i) * K::STRIDE + group;
-                if (part % SHARED == 0) s.scores[p * reader.width + h] = scaled_score(args, dot[i]);
+                if (part % SHARED == 0) s.scores[p * reader.width + h] = scaled_score(dot[i], args.scale, args.softcap);
             }
         }
     }
@@ -180,7 +174,7 @@ template <int D, int TYPE, int HEADS>
 static __device__ __forceinline__ void sum_values(const AttendShared<D>& s, const Reader& reader,
                                                   float (&sums)[HEADS][ValueLanes<D, TYPE>::VALUES]) {
     using V = ValueLanes<D, TYPE>;
-    constexpr int DEPTH = TYPE == CACHE_Q8_0 ? 6 : 4, BATCH = DEPTH * V::GROUPS;
+    constexpr int DEPTH = 8, BATCH = DEPTH * V::GROUPS;
     const int part = threadIdx.x % V::PARTS, group = threadIdx.x / V::PARTS;
     if (group >= V::GROUPS) return;
     for (int base = reader.begin / BATCH * BATCH; base < reader.end; base += BATCH) {
@@ -188,7 +182,8 @@ static __device__ __forceinline__ void sum_values(const AttendShared<D>& s, cons
 #pragma unroll
         for (int i = 0; i < DEPTH; i++) {
             const int p = base + i * V::GROUPS + group;
-            if (p >= reader.begin && p < reader.end) load_piece(pieces[i], s, reader, reader.to_values, p, part);
+            if (p < reader.begin || p >= reader.end) continue;
+            pieces[i].load(s.keys[p].data + reader.to_values, s.keys[p].to_scales, part);
         }
 #pragma unroll
         for (int i = 0; i < DEPTH; i++) {
@@ -222,7 +217,7 @@ static __device__ __forceinline__ void attend_values(const AttendArgs& args, Att
 template <int D, int TYPE>
 static __device__ __forceinline__ void attend_chunk(const AttendArgs& args, AttendShared<D>& s, const Reader& reader) {
     __syncthreads();  // what came before has left s
-    find_pages(args, s, reader);
+    find_keys<D, TYPE>(args, s, reader);
     load_queries<D, TYPE>(args, s, reader);
     __syncthreads();
     make_scores<D, TYPE>(args, s, reader);
@@ -234,17 +229,15 @@ static __device__ __forceinline__ void attend_chunk(const AttendArgs& args, Atte
 // Asks for the keys and values of the reader's chunk; those of this step may not lie there yet.
 template <int D, int TYPE>
 static __device__ __forceinline__ void prefetch_chunk(const AttendArgs& args, const Reader& reader) {
-    const Cache& cache = args.cache;
-    constexpr int ROW_BYTES = D * STORED_BYTES<TYPE>;
     const uint32_t* table = args.rows.pages + args.rows.tables[reader.row];
+    const int page_len = args.cache.page_len, shift = __popc(page_len - 1);
     for (int p = reader.begin + threadIdx.x; p < reader.end; p += ATTEND_THREADS) {
         const int position = reader.chunk * CHUNK + p;
-        const int at = (position & (cache.page_len - 1)) * ROW_BYTES;
-        const char* keys = strip(cache, table[position >> reader.page_shift], 0, reader.kv_head);
-        const char* values = keys + reader.to_values;
-        for (int line = 0; line < ROW_BYTES; line += LINE_BYTES) {
-            prefetch_l2(keys + at + line);
-            prefetch_l2(values + at + line);
+        const char* strip_of_keys = strip(args.cache, table[position >> shift], 0, reader.kv_head);
+        const char* keys = stored_row<TYPE>(strip_of_keys, page_len, D, position & (page_len - 1)).data;
+        for (int line = 0; line < D * STORED_BYTES<TYPE>; line += LINE_BYTES) {
+            prefetch_l2(keys + line);
+            prefetch_l2(keys + reader.to_values + line);
         }
     }
 }
@@ -272,7 +265,6 @@ static __device__ __forceinline__ void attend(const AttendArgs& args, AttendShar
     Reader reader = {};
     reader.row = blockIdx.y / args.cache.kv_heads, reader.kv_head = blockIdx.y % args.cache.kv_heads;
     reader.group = args.heads / args.cache.kv_heads;
-    reader.page_shift = __popc(args.cache.page_len - 1);
     reader.to_values = args.cache.kv_heads * strip_bytes(args.cache);
     reader.last = args.rows.positions[reader.row];
     reader.first = args.window ? max(0, reader.last + 1 - args.window) : 0;

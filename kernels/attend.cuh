@@ -1,6 +1,7 @@
 // What a block of attend.cu works on, and how the results of chunks become those of rows.
 #pragma once
 #include "quantize.cuh"
+#include "scores.cuh"
 #include "stored.cuh"
 
 constexpr int CHUNK = 256;
@@ -8,8 +9,6 @@ constexpr int ATTEND_THREADS = 128;
 constexpr int ATTEND_WARPS = ATTEND_THREADS / WARP;
 // Query heads that share one read of a chunk; a group of more reads it again.
 constexpr int TILE_HEADS = 8;
-constexpr float LOG2_E = 1.44269504f;
-constexpr float LEAST = -3.402823466e38f;
 
 struct AttendArgs {
     Rows rows;
@@ -34,7 +33,7 @@ template <int D>
 struct AttendShared {
     alignas(16) float q[TILE_HEADS * D];  // queries in the order of `scores`; then y
     alignas(16) float scores[CHUNK * TILE_HEADS];  // [position][head]: scores, then weights; then sums of groups
-    const char* strips[CHUNK];                     // of keys, in the chunk's pages
+    StoredRow keys[CHUNK];                         // of the chunk's positions begin .. end
     float tops[ATTEND_WARPS * TILE_HEADS], totals[ATTEND_WARPS * TILE_HEADS];  // [warp][head]
     float factors[TILE_HEADS];  // what a head's sum is multiplied by
     uint32_t arrived;
@@ -49,8 +48,7 @@ struct Reader {
     int first, last;  // positions
     int chunk;        // counted from position 0
     int begin, end;   // the positions of the chunk, from its first on
-    int page_shift;   // page_len as a power of two
-    size_t to_values; // from a strip of keys to that of values
+    size_t to_values; // from a row of keys to that of values
 
     __device__ __forceinline__ int chunks() const { return last / CHUNK - first / CHUNK + 1; }
     __device__ __forceinline__ void enter(int number) {
@@ -60,25 +58,16 @@ struct Reader {
     }
 };
 
-// Fills s.strips for the reader's chunk.
-template <int D>
-static __device__ __forceinline__ void find_pages(const AttendArgs& args, AttendShared<D>& s, const Reader& reader) {
-    const int first_page = reader.chunk * CHUNK >> reader.page_shift;
-    const int pages = ((reader.chunk * CHUNK + reader.end - 1) >> reader.page_shift) - first_page + 1;
+// Fills s.keys for the reader's chunk.
+template <int D, int TYPE>
+static __device__ __forceinline__ void find_keys(const AttendArgs& args, AttendShared<D>& s, const Reader& reader) {
     const uint32_t* table = args.rows.pages + args.rows.tables[reader.row];
-    for (int i = threadIdx.x; i < pages; i += ATTEND_THREADS) {
-        s.strips[i] = strip(args.cache, table[first_page + i], 0, reader.kv_head);
+    const int page_len = args.cache.page_len, shift = __popc(page_len - 1);
+    for (int p = reader.begin + threadIdx.x; p < reader.end; p += ATTEND_THREADS) {
+        const int position = reader.chunk * CHUNK + p;
+        const char* keys = strip(args.cache, table[position >> shift], 0, reader.kv_head);
+        s.keys[p] = stored_row<TYPE>(keys, page_len, D, position & (page_len - 1));
     }
-}
-
-// Loads the `part`th piece of the keys of position p of the chunk, or of its values, `to_strip` = reader.to_values.
-template <int D, int TYPE, int BYTES>
-static __device__ __forceinline__ void load_piece(Piece<TYPE, BYTES>& piece, const AttendShared<D>& s,
-                                                  const Reader& reader, size_t to_strip, int p, int part) {
-    const int position = reader.chunk * CHUNK + p, page_len = 1 << reader.page_shift;
-    const int page = (position >> reader.page_shift) - (reader.chunk * CHUNK >> reader.page_shift);
-    const char* data = s.strips[page] + to_strip;
-    piece.load(data, page_len, D, position & (page_len - 1), part);
 }
 
 // ---- Results ------------------------------------------------------------------------------------------------------
@@ -137,7 +126,9 @@ static __device__ __forceinline__ void finish_values(const AttendArgs& args, Att
         for (int j = 0; j < VALUES; j++) room[threadIdx.x * VALUES + j] = sums[h][j];
         __syncthreads();
 #pragma unroll
-        for (int d = threadIdx.x; d < D; d += ATTEND_THREADS) {
+        for (int base = 0; base < D; base += ATTEND_THREADS) {
+            const int d = base + threadIdx.x;
+            if (d >= D) break;
             float sum = room[d];
 #pragma unroll
             for (int g = 1; g < GROUPS; g++) sum = __fadd_rn(sum, room[g * D + d]);

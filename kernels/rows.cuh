@@ -25,13 +25,13 @@ struct Cache {
     int layer;     // the one this launch works on
 };
 
-static __device__ __forceinline__ size_t strip_bytes(const Cache& c) {
+static __host__ __device__ __forceinline__ size_t strip_bytes(const Cache& c) {
     const size_t values = static_cast<size_t>(c.page_len) * c.head_dim;
     return c.type == CACHE_F32 ? 4 * values : c.type == CACHE_F16 ? 2 * values : values + values / BLOCK * 2;
 }
 
 // The strip of keys (values: which = 1) of a head in a page.
-static __device__ __forceinline__ char* strip(const Cache& c, uint32_t page, int which, int kv_head) {
+static __host__ __device__ __forceinline__ char* strip(const Cache& c, uint32_t page, int which, int kv_head) {
     const size_t at = ((static_cast<size_t>(page) * c.layers + c.layer) * 2 + which) * c.kv_heads + kv_head;
     return c.data + at * strip_bytes(c);
 }

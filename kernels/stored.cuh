@@ -40,7 +40,19 @@ static __device__ __forceinline__ void signed_bytes(uint32_t word, float* to) {
     }
 }
 
-// BYTES of one position's keys or values, the `part`th such piece of its head_dim.
+// One position's keys or values of a head.
+struct StoredRow {
+    const char* data;
+    int to_scales;  // bytes from there to the scales of its blocks, of q8_0
+};
+
+template <int TYPE>
+static __device__ __forceinline__ StoredRow stored_row(const char* strip, int page_len, int head_dim, int slot) {
+    const int at = slot * head_dim * STORED_BYTES<TYPE>;
+    return {strip + at, page_len * head_dim + slot * (head_dim / BLOCK) * 2 - at};
+}
+
+// BYTES of a stored row, the `part`th such piece.
 template <int TYPE, int BYTES>
 struct Piece {
     static constexpr int VALUES = BYTES / STORED_BYTES<TYPE>;
@@ -48,12 +60,10 @@ struct Piece {
     Words<BYTES> words;
     uint16_t scale;  // of q8_0
 
-    // `data`: the strip; `slot`: the position's in its page.
-    __device__ __forceinline__ void load(const char* data, int page_len, int head_dim, int slot, int part) {
-        words.load(data + (slot * head_dim * STORED_BYTES<TYPE> + part * BYTES));
+    __device__ __forceinline__ void load(const char* data, int to_scales, int part) {
+        words.load(data + part * BYTES);
         if (TYPE != CACHE_Q8_0) return;
-        const int at = page_len * head_dim + (slot * (head_dim / BLOCK) + part * BYTES / BLOCK) * 2;
-        scale = __ldcs(reinterpret_cast<const uint16_t*>(data + at));
+        scale = __ldcs(reinterpret_cast<const uint16_t*>(data + to_scales) + part * BYTES / BLOCK);
     }
     __device__ __forceinline__ void clear() {
         words.clear();

@@ -81,6 +81,13 @@ constexpr size_t STACK_BYTES = 64 * 1024;
 
 enum class Wait { None, Block, Warp };
 
+// 16 bytes on their way to shared memory, and the group of copies that they belong to.
+struct Copy {
+    void* to;
+    const void* from;
+    int group;
+};
+
 struct Fiber {
     void* sp = nullptr;
     char* stack = nullptr;
@@ -88,6 +95,8 @@ struct Fiber {
     bool done = false;
     Wait wait = Wait::None;
     unsigned exchanges = 0;
+    std::vector<Copy> copies;
+    int groups = 0;
 };
 
 struct Machine {
@@ -162,6 +171,8 @@ inline void start_fiber(Fiber& f, uint3 thread) {
     f.done = false;
     f.wait = Wait::None;
     f.exchanges = 0;
+    f.copies.clear();
+    f.groups = 0;
 }
 
 // Runs the lanes first..end until all stand at a block barrier or are done. Returns whether any lane ran.
@@ -432,3 +443,5 @@ inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemc
 }
 
 #define CUDA_LAUNCH(kernel, grid, block, stream, ...) ((void)(stream), cuemu::launch(kernel, grid, block, __VA_ARGS__))
+
+#include "tensor.h"

@@ -77,20 +77,24 @@ inline AttendResult run_attend(const AttendCase& c, const AttendInputs& in, int 
     return result;
 }
 
-// One row and head. The magnitude is an error in units of 2^-24: a score is off by its links times the sum of its
-// terms' magnitudes, a weight by that share of itself, and y by the weights' errors times the values, twice, for the
-// total is off as well.
-inline std::vector<Truth> attend_truth(const AttendCase& c, const AttendInputs& in, int row, int head) {
-    const int d = c.head_dim, kv_head = head / c.group, last = static_cast<int>(in.rows.positions[row]);
+// One row and head; with `halves`, of queries, keys and values as f16. The magnitude is an error in units of 2^-24: a
+// score is off by its links times the sum of its terms' magnitudes, a weight by that share of itself, and y by the
+// weights' errors times the values, twice, for the total is off as well. As f16 a weight is off by 2^-11 of itself, or
+// 2^-25.
+inline std::vector<Truth> attend_truth(const AttendCase& c, const AttendInputs& in, int row, int head,
+                                       bool halves = false) {
+    auto rounded = [&](float x) { return halves ? from_half(nearest_half(x)) : x; };
+    auto read = [&](int p, int which, int i) {
+        return rounded(in.cache.read(in.rows.page(row, p), which, head / c.group, p % c.page_len, i));
+    };
+    const int d = c.head_dim, last = static_cast<int>(in.rows.positions[row]);
     const int first = c.window ? std::max(0, last + 1 - c.window) : 0;
     const float* q = &in.q[(static_cast<size_t>(row) * c.heads() + head) * d];
     std::vector<double> scores;
     double top = -HUGE_VAL, total = 0, error = 0;
     for (int p = first; p <= last; p++) {
         Truth dot;
-        for (int i = 0; i < d; i++) {
-            dot.add(static_cast<double>(q[i]) * in.cache.read(in.rows.page(row, p), 0, kv_head, p % c.page_len, i));
-        }
+        for (int i = 0; i < d; i++) dot.add(static_cast<double>(rounded(q[i])) * read(p, 0, i));
         double s = c.scale() * dot.value;
         scores.push_back(c.softcap ? c.softcap * std::tanh(s / c.softcap) : s);
         top = std::max(top, scores.back());
@@ -99,10 +103,9 @@ inline std::vector<Truth> attend_truth(const AttendCase& c, const AttendInputs& 
     for (double& s : scores) total += s = std::exp(s - top);
     std::vector<Truth> y(d);
     for (int i = 0; i < d; i++) {
-        for (int p = first; p <= last; p++) {
-            y[i].add(scores[p - first] / total * in.cache.read(in.rows.page(row, p), 1, kv_head, p % c.page_len, i));
-        }
-        y[i].magnitude *= 2 * error + 100;
+        for (int p = first; p <= last; p++) y[i].add(scores[p - first] / total * read(p, 1, i));
+        y[i].magnitude *= 2 * error + 100 + (halves ? 8192 : 0);
+        if (halves) y[i].magnitude += last + 1;
     }
     return y;
 }

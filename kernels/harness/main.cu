@@ -3,16 +3,35 @@
 //   harness check            correctness alone
 //   harness small            the same without the largest shapes; the one thing the emulated build does
 //   harness time [--out F]   correctness, then timings, as a table and as JSON in F
-#include "check_attend.h"
+#include "check_attend_many.h"
 #include "check_rope.h"
 #ifndef CUDA_HOST_EMU
-#include "time.h"
+#include "time_attend.h"
+
+static int time_all(const std::string& out) {
+    Gpu gpu;
+    Scratch scratch;
+    Report report{gpu, {}};
+    measure_copy(gpu);
+    Report::header();
+    time_matvecs(gpu, scratch, report);
+    time_consumers(gpu, scratch, report);
+    time_attentions(gpu, report);
+    for (bool early : {false, true}) {
+        programmatic = early;
+        for (WeightType type : {TYPE_Q4_0, TYPE_Q8_0}) time_ffns(gpu, scratch, report, type);
+    }
+    CUDA(cudaDeviceSynchronize());
+    if (!out.empty()) report.write(out);
+    return 0;
+}
 #endif
 
 static int check_all(bool extra) {
     check_matvecs(extra);
     check_ropes();
     check_attends(extra);
+    check_attend_manies(extra);
     return summary();
 }
 

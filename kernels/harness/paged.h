@@ -4,6 +4,7 @@
 #include "reference.h"
 
 #include "../attend.cu"
+#include "../attend_many.cu"
 #include "../rope.cu"
 
 inline const char* cache_type_name(int type) {
@@ -130,6 +131,26 @@ inline AttendKernel pick_attend(int d, int type) {
 inline void launch_attend(const AttendArgs& args, cudaStream_t stream = 0) {
     dim3 grid(args.splits, args.cache.kv_heads * args.n_rows);
     CUDA_LAUNCH(pick_attend(args.cache.head_dim, args.cache.type), grid, dim3(ATTEND_THREADS), stream, args);
+    CUDA(cudaGetLastError());
+}
+
+// Tiles of at most 64 rows over neighbouring rows `first` .. `first` + `rows`, the last ones first.
+inline std::vector<uint4> row_tiles(int first, int rows, int height = MANY_WARPS * WARP_ROWS) {
+    std::vector<uint4> tiles;
+    for (int at = (rows - 1) / height * height; at >= 0; at -= height) {
+        tiles.push_back(make_uint4(first + at, std::min(height, rows - at), 0, 0));
+    }
+    return tiles;
+}
+
+inline void launch_attend_many(const AttendManyArgs& args, int tiles, cudaStream_t stream = 0) {
+    const int d = args.cache.head_dim;
+    auto kernel = d == 64    ? attend_many_d64
+                  : d == 80  ? attend_many_d80
+                  : d == 96  ? attend_many_d96
+                  : d == 128 ? attend_many_d128
+                             : attend_many_d256;
+    CUDA_LAUNCH(kernel, dim3(tiles, args.heads), dim3(MANY_THREADS), stream, args);
     CUDA(cudaGetLastError());
 }
 

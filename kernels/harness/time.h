@@ -342,20 +342,3 @@ inline void print_device() {
     printf("%s, compute capability %d.%d, %d multiprocessors, L2 %d MB\n", props.name, props.major, props.minor,
            props.multiProcessorCount, props.l2CacheSize >> 20);
 }
-
-inline int time_all(const std::string& out) {
-    Gpu gpu;
-    Scratch scratch;
-    Report report{gpu, {}};
-    measure_copy(gpu);
-    Report::header();
-    time_matvecs(gpu, scratch, report);
-    time_consumers(gpu, scratch, report);
-    for (bool early : {false, true}) {
-        programmatic = early;
-        for (WeightType type : {TYPE_Q4_0, TYPE_Q8_0}) time_ffns(gpu, scratch, report, type);
-    }
-    CUDA(cudaDeviceSynchronize());
-    if (!out.empty()) report.write(out);
-    return 0;
-}
