@@ -8,6 +8,7 @@
 #include <string>
 
 #include "../attend.cu"
+#include "../attend_many.cu"
 #include "../embed.cu"
 #include "../expand.cu"
 #include "../matvec.cu"
@@ -82,6 +83,11 @@ const std::map<std::string, Kernel> KERNELS = {
     ATTENDS_OF(q8_0),
     KERNEL(AttendArgs, attend_d80_f32),
     KERNEL(AttendArgs, attend_d80_f16),
+    KERNEL(AttendManyArgs, attend_many_d64),
+    KERNEL(AttendManyArgs, attend_many_d80),
+    KERNEL(AttendManyArgs, attend_many_d96),
+    KERNEL(AttendManyArgs, attend_many_d128),
+    KERNEL(AttendManyArgs, attend_many_d256),
 };
 
 void* at(CUdeviceptr p) { return reinterpret_cast<void*>(p); }

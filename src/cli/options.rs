@@ -34,9 +34,12 @@ pub struct ModelArgs {
     /// Which tokens the valves act on
     #[arg(long, value_enum, default_value = "all")]
     scope: ScopeArg,
-    /// Where the model runs: cpu, cuda, cuda:N, or auto, which is cuda where that serves
+    /// Where the model runs: cpu, cuda, cuda:N, cuda:N,N with the layers shared, or auto: cuda where that serves
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: Device,
+    /// Layers on the device, from the output down; the CPU has the others. All if not given
+    #[arg(long, visible_aliases = ["ngl", "gpu-layers"], value_name = "N")]
+    n_gpu_layers: Option<usize>,
     /// Threads
     #[arg(short, long, value_name = "N", default_value_t = EngineOptions::default().threads)]
     pub threads: usize,
@@ -167,7 +170,8 @@ impl ModelArgs {
 
     fn options(&self) -> Result<EngineOptions> {
         Ok(EngineOptions {
-            device: self.device,
+            device: self.device.clone(),
+            gpu_layers: self.n_gpu_layers,
             threads: self.threads,
             context: self.context,
             sessions: 1,

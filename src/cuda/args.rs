@@ -147,6 +147,22 @@ pub(super) struct Attend {
     pub prefetch: i32,
 }
 
+/// `AttendManyArgs` of attend_many.cu.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct AttendMany {
+    pub rows: Rows,
+    pub cache: Cache,
+    pub q: u64,
+    pub y: u64,
+    pub out: Quantized,
+    pub tiles: u64,
+    pub scale: f32,
+    pub softcap: f32,
+    pub window: i32,
+    pub heads: i32,
+}
+
 /// `GatherArgs` of rows.cu.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -200,6 +216,7 @@ const _: () = assert!(size_of::<Gated>() == 136);
 const _: () = assert!(size_of::<Embed>() == 80);
 const _: () = assert!(size_of::<RopeStore>() == 232);
 const _: () = assert!(size_of::<Attend>() == 160);
+const _: () = assert!(size_of::<AttendMany>() == 136);
 const _: () = assert!(size_of::<Gather>() == 24);
 
 // SAFETY: repr(C) structs of integers and floats without padding, laid out as the kernel declares its parameter.
@@ -216,5 +233,7 @@ unsafe impl DeviceRepr for Embed {}
 unsafe impl DeviceRepr for RopeStore {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for Attend {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for AttendMany {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for Gather {}

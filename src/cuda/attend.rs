@@ -2,12 +2,13 @@
 
 use super::args;
 use super::project::row_tile;
-use super::{Buf, Cache, Cuda, Device, Fan, int};
+use super::{BLOCK, Buf, Cache, Cuda, Device, Fan, int};
 use crate::backend::{Heads, Owed, Rope};
 use crate::error::{Error, Result};
 use crate::tensor::TensorType;
 use cudarc::driver::CudaSlice;
 use std::f64::consts::TAU;
+use std::ops::Range;
 
 const EMBED_THREADS: u32 = 256;
 const ROPE_THREADS: u32 = 64;
@@ -192,15 +193,10 @@ impl Cuda {
             return Err(Error::argument("y", format!("it is not {rows} rows of {}", q.cols)));
         }
         self.graphs.limits.cache(cache.spec());
-        let (head_dim, chunks) = (heads.head_dim, chunk_bucket(self.step.context()));
-        let kernel = attend_name(head_dim, cache.spec().ty);
-        let kernel = kernel.ok_or_else(|| {
-            self.device.unsupported(format_args!("heads of {head_dim} with a cache of {}", cache.spec().ty))
-        })?;
-        let partials = if chunks > 1 { rows * heads.heads * chunks * (head_dim + 2) } else { 0 };
+        let chunks = chunk_bucket(self.step.context());
+        let partials = if chunks > 1 { rows * heads.heads * chunks * (heads.head_dim + 2) } else { 0 };
         let mut moved = self.attention.reserve(&self.device, partials, rows * heads.kv_heads)?;
-        let group = heads.heads / heads.kv_heads * head_dim;
-        let quantizes = group.is_multiple_of(super::BLOCK);
+        let quantizes = heads.head_dim.is_multiple_of(BLOCK);
         if quantizes {
             moved |= self.acts.reserve(&self.device, rows * y.cols)?;
         }
@@ -208,30 +204,24 @@ impl Cuda {
             self.graphs.clear();
         }
         let d = &self.device;
-        let strips = rows * heads.kv_heads;
-        let splits = splits(chunks, strips, d.multiprocessors());
-        let args = args::Attend {
+        let work = Work {
             rows: self.step.args(d),
             cache: cache.args(d, layer),
+            ty: cache.spec().ty,
             q: d.address(&q.data),
             y: d.address(&y.data),
             out: if quantizes { self.acts.args(d, false) } else { args::Quantized::default() },
-            partials: d.address(&self.attention.partials),
-            arrivals: d.address(&self.attention.arrivals),
-            scale: heads.scale,
-            softcap: 0.0,
-            window: 0,
-            heads: int(heads.heads),
-            n_rows: int(rows),
-            splits: int(splits),
-            chunks_max: int(chunks),
-            prefetch: 0,
+            heads: *heads,
+            chunks,
         };
-        let shape = format_args!("{rows} rows, {} heads, {} positions", heads.heads, self.step.context());
-        // SAFETY: attend_dD_T takes this struct; the shapes and pages were checked above, and there is room for the
-        // results of `chunks` chunks, which hold the step's longest context, and for y's blocks.
-        unsafe { d.launch(kernel, (splits, strips), ATTEND_THREADS, &args, shape) }?;
-        self.launches += 1;
+        let (shares, tiles) = self.step.shares(d);
+        if !shares.tiles.is_empty() {
+            work.launch_tiles(d, tiles, shares.tiles.len())?;
+        }
+        for run in &shares.runs {
+            work.launch_run(d, &self.attention, run.clone())?;
+        }
+        self.launches += u64::from(!shares.tiles.is_empty()) + shares.runs.len() as u64;
         self.acts.of = quantizes.then(|| d.address(&y.data));
         Ok(())
     }
@@ -257,6 +247,82 @@ impl Cuda {
         self.acts.of = None;
         self.step.keep_outputs();
         Ok(())
+    }
+}
+
+/// Attention of a step, checked.
+struct Work {
+    rows: args::Rows,
+    cache: args::Cache,
+    ty: TensorType,
+    q: u64,
+    y: u64,
+    out: args::Quantized,
+    heads: Heads,
+    /// Most chunks of a row.
+    chunks: usize,
+}
+
+impl Work {
+    /// Rows that follow one another in few positions of a sequence, or in none.
+    fn launch_run(&self, d: &Device, attention: &Attention, run: Range<usize>) -> Result<()> {
+        let Heads { heads, kv_heads, head_dim, scale } = self.heads;
+        let (rows, width, first) = (run.len(), heads * head_dim, run.start as u64);
+        let past = |address: u64, bytes: usize| if address == 0 { 0 } else { address + first * bytes as u64 };
+        let strips = rows * kv_heads;
+        let splits = splits(self.chunks, strips, d.multiprocessors());
+        let args = args::Attend {
+            rows: args::Rows {
+                positions: past(self.rows.positions, 4),
+                tables: past(self.rows.tables, 4),
+                ..self.rows
+            },
+            cache: self.cache,
+            q: past(self.q, 4 * width),
+            y: past(self.y, 4 * width),
+            out: args::Quantized {
+                quants: past(self.out.quants, width),
+                scales: past(self.out.scales, width / BLOCK * 4),
+                sums: past(self.out.sums, width / BLOCK * 4),
+                floats: 0,
+            },
+            partials: d.address(&attention.partials),
+            arrivals: d.address(&attention.arrivals),
+            scale,
+            softcap: 0.0,
+            window: 0,
+            heads: int(heads),
+            n_rows: int(rows),
+            splits: int(splits),
+            chunks_max: int(self.chunks),
+            prefetch: 0,
+        };
+        let kernel = attend_name(head_dim, self.ty).unwrap_or_default();
+        let shape = format_args!("{rows} rows, {heads} heads, {} chunks", self.chunks);
+        // SAFETY: attend_dD_T takes this struct; the caller saw the shapes and pages, that the run is of the step, and
+        // that there is room for the results of `chunks` chunks, which hold its longest context, and for y's blocks.
+        unsafe { d.launch(kernel, (splits, strips), ATTEND_THREADS, &args, shape) }
+    }
+
+    /// `n` tiles of many rows of a sequence each.
+    fn launch_tiles(&self, d: &Device, tiles: u64, n: usize) -> Result<()> {
+        let Heads { heads, head_dim, scale, .. } = self.heads;
+        let args = args::AttendMany {
+            rows: self.rows,
+            cache: self.cache,
+            q: self.q,
+            y: self.y,
+            out: self.out,
+            tiles,
+            scale,
+            softcap: 0.0,
+            window: 0,
+            heads: int(heads),
+        };
+        let shape = format_args!("{n} tiles, {heads} heads");
+        // SAFETY: attend_many_dD takes this struct; the caller saw the shapes and pages, and that the tiles are rows of
+        // the step, of one sequence each.
+        unsafe { d.launch(&format!("attend_many_d{head_dim}"), (n, heads), ATTEND_THREADS, &args, shape) }
     }
 }
 

@@ -1,8 +1,11 @@
 //! The kernels, compiled beforehand by `kernels/build`, whose head describes the format of a bundle.
 
+use std::io::Read;
+
 /// Every kernel file: its name and its bundle.
-pub(super) const BUNDLES: [(&str, &[u8]); 7] = [
+pub(super) const BUNDLES: [(&str, &[u8]); 8] = [
     ("attend", include_bytes!("../../kernels/prebuilt/attend.bundle")),
+    ("attend_many", include_bytes!("../../kernels/prebuilt/attend_many.bundle")),
     ("embed", include_bytes!("../../kernels/prebuilt/embed.bundle")),
     ("expand", include_bytes!("../../kernels/prebuilt/expand.bundle")),
     ("matvec", include_bytes!("../../kernels/prebuilt/matvec.bundle")),
@@ -11,11 +14,11 @@ pub(super) const BUNDLES: [(&str, &[u8]); 7] = [
     ("rows", include_bytes!("../../kernels/prebuilt/rows.bundle")),
 ];
 
-const MAGIC: &[u8; 8] = b"CVKERN01";
+const MAGIC: &[u8; 8] = b"CVKERN02";
 const HEADER_BYTES: usize = 20;
 const ENTRY_BYTES: usize = 16;
 /// No entry unpacks to more than this.
-const ENTRY_LIMIT_BYTES: usize = 64 << 20;
+const ENTRY_LIMIT_BYTES: u64 = 64 << 20;
 
 /// What an entry holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +60,9 @@ fn entries(bundle: &[u8]) -> Option<Vec<Entry<'_>>> {
 }
 
 fn unpack(entry: &Entry<'_>) -> Option<Vec<u8>> {
-    let code = miniz_oxide::inflate::decompress_to_vec_zlib_with_limit(entry.packed, ENTRY_LIMIT_BYTES).ok()?;
+    let mut code = Vec::new();
+    let reader = lzma_rust2::XzReader::new(entry.packed, false);
+    reader.take(ENTRY_LIMIT_BYTES).read_to_end(&mut code).ok()?;
     (code.len() == entry.bytes).then_some(code)
 }
 

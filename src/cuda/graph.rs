@@ -102,7 +102,7 @@ impl Cuda {
     fn key(&self, version: u64) -> Option<Key> {
         let (rows, outputs, slots) = (self.step.rows(), self.step.outputs(), self.step.slots());
         let chunks = super::attend::chunk_bucket(self.step.context());
-        (rows <= MAX_GRAPH_ROWS).then_some(Key { version, rows, outputs, slots, chunks })
+        (rows <= MAX_GRAPH_ROWS && !self.step.has_tiles()).then_some(Key { version, rows, outputs, slots, chunks })
     }
 
     pub(super) fn replay_step(&mut self, version: u64) -> Result<bool> {

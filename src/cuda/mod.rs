@@ -19,6 +19,7 @@ mod cache;
 mod device;
 mod graph;
 mod project;
+mod shares;
 mod step;
 mod weights;
 
@@ -45,8 +46,12 @@ struct KernelFile {
 const EXPAND_NAMES: [&str; 8] =
     ["residual_r1", "residual_r2", "residual_r4", "residual_r8", "settle_r1", "settle_r2", "settle_r4", "settle_r8"];
 
-const KERNELS: [KernelFile; 7] = [
+const KERNELS: [KernelFile; 8] = [
     KernelFile { file: "attend", names: &attend::ATTEND_NAMES },
+    KernelFile {
+        file: "attend_many",
+        names: &["attend_many_d64", "attend_many_d80", "attend_many_d96", "attend_many_d128", "attend_many_d256"],
+    },
     KernelFile { file: "embed", names: &["embed_q8_0", "embed_q4_0", "embed_q4_1"] },
     KernelFile { file: "expand", names: &EXPAND_NAMES },
     KernelFile { file: "matvec", names: &project::MATVEC_NAMES },

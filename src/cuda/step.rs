@@ -2,6 +2,7 @@
 
 use super::Device;
 use super::args::Rows;
+use super::shares::{Shares, TILE_WORDS};
 use crate::backend::{Batch, PageId};
 use crate::error::{Error, Result};
 use cudarc::driver::{CudaSlice, PinnedHostSlice};
@@ -19,11 +20,13 @@ struct Layout {
     positions: usize,
     tables: usize,
     openings: usize,
+    /// Of [`Shares::tiles`]; set once all else is placed.
+    tiles: usize,
 }
 
 impl Layout {
     fn new(start: usize, rows: usize) -> Self {
-        Self { rows, positions: start, tables: start + rows, openings: start + 2 * rows }
+        Self { rows, positions: start, tables: start + rows, openings: start + 2 * rows, tiles: 0 }
     }
 
     fn end(&self, slots: usize) -> usize {
@@ -32,7 +35,7 @@ impl Layout {
 }
 
 /// `[tokens, positions, tables, openings, outputs, pages]`, 4 bytes each; where only some rows are outputs, also
-/// positions, tables and openings of those alone, before the pages.
+/// positions, tables and openings of those alone, before the pages. Tiles of attention come last.
 pub(super) struct Step {
     host: PinnedHostSlice<u32>,
     device: CudaSlice<u32>,
@@ -46,6 +49,9 @@ pub(super) struct Step {
     pages: usize,
     slots: usize,
     bounds: Bounds,
+    /// Of all rows, and of the outputs' alone.
+    shares: [Shares; 2],
+    kept_only: bool,
 }
 
 /// What of a step the device's memory must hold.
@@ -65,40 +71,67 @@ impl Step {
     }
 
     fn of(device: &Device, words: usize) -> Result<Self> {
-        let host = device.pinned(words)?;
-        let (none, bounds) = (Layout::default(), Bounds::default());
-        let device = device.zeros(words)?;
-        Ok(Self { host, device, all: none, now: none, kept: none, outputs: 0, pages: 0, slots: 0, bounds })
+        Ok(Self {
+            host: device.pinned(words)?,
+            device: device.zeros(words)?,
+            all: Layout::default(),
+            now: Layout::default(),
+            kept: Layout::default(),
+            outputs: 0,
+            pages: 0,
+            slots: 0,
+            bounds: Bounds::default(),
+            shares: Default::default(),
+            kept_only: false,
+        })
     }
 
     /// Takes in a batch. Returns whether the step moved to other memory.
     pub fn fill(&mut self, device: &Device, batch: &Batch<'_>) -> Result<bool> {
         check(batch)?;
-        let (rows, slots, outputs) = (batch.tokens.len(), batch.slots, batch.outputs.len());
-        let all = Layout::new(rows, rows);
-        let outputs_at = all.end(slots);
-        let kept = if outputs == rows { all } else { Layout::new(outputs_at + outputs, outputs) };
-        let pages_at = kept.end(slots).max(outputs_at + outputs);
-        let words = pages_at + batch.pages.len();
+        let words = self.place(batch);
         let moved = words > self.host.len();
         if moved {
-            *self = Self::of(device, words.next_power_of_two())?;
+            let words = words.next_power_of_two();
+            (self.host, self.device) = (device.pinned(words)?, device.zeros(words)?);
         }
         let host = self.host.as_mut_slice().map_err(|e| device.error("waiting for the last step's copy", e))?;
+        let rows = batch.tokens.len();
         host[..rows].copy_from_slice(batch.tokens);
-        host[outputs_at..][..outputs].copy_from_slice(batch.outputs);
-        host[pages_at..words].copy_from_slice(batch.pages);
-        write(host, &all, batch, 0..rows as u32);
-        if outputs < rows {
-            write(host, &kept, batch, batch.outputs.iter().copied());
+        host[self.outputs..][..batch.outputs.len()].copy_from_slice(batch.outputs);
+        host[self.pages..][..batch.pages.len()].copy_from_slice(batch.pages);
+        write(host, &self.all, batch, 0..rows as u32);
+        if self.kept.rows < rows {
+            write(host, &self.kept, batch, batch.outputs.iter().copied());
         }
-        (self.all, self.now, self.kept) = (all, all, kept);
-        (self.outputs, self.pages, self.slots) = (outputs_at, pages_at, slots);
+        for (layout, shares) in [&self.all, &self.kept].into_iter().zip(&self.shares) {
+            let tiles = shares.tiles.as_flattened();
+            host[layout.tiles..][..tiles.len()].copy_from_slice(tiles);
+        }
         self.bounds.set(batch);
         // All of it, whatever this step fills: the copy of a pinned slice does not wait for its end.
         let copied = device.stream().memcpy_htod(&self.host, &mut self.device);
         copied.map_err(|e| device.error(format_args!("copying a step of {rows} rows"), e))?;
         Ok(moved)
+    }
+
+    /// Gives every part of a batch its place. Returns the words of all.
+    fn place(&mut self, batch: &Batch<'_>) -> usize {
+        let (rows, slots, outputs) = (batch.tokens.len(), batch.slots, batch.outputs.len());
+        let [of_all, of_kept] = &mut self.shares;
+        of_all.all(batch);
+        of_kept.outputs(batch);
+        self.slots = slots;
+        self.all = Layout::new(rows, rows);
+        self.outputs = self.all.end(slots);
+        self.kept = if outputs == rows { self.all } else { Layout::new(self.outputs + outputs, outputs) };
+        self.pages = self.kept.end(slots).max(self.outputs + outputs);
+        // Read 16 bytes at a time.
+        self.all.tiles = (self.pages + batch.pages.len()).next_multiple_of(TILE_WORDS);
+        self.kept.tiles = self.all.tiles + of_all.tiles.as_flattened().len();
+        let words = self.kept.tiles + of_kept.tiles.as_flattened().len();
+        self.rewind();
+        words
     }
 
     /// Rows that verbs compute.
@@ -123,12 +156,22 @@ impl Step {
 
     /// All rows count again.
     pub fn rewind(&mut self) {
-        self.now = self.all;
+        (self.now, self.kept_only) = (self.all, false);
     }
 
     /// From here on the outputs' rows are all there are.
     pub fn keep_outputs(&mut self) {
-        self.now = self.kept;
+        (self.now, self.kept_only) = (self.kept, true);
+    }
+
+    /// How attention's kernels share the rows, and where its tiles lie.
+    pub fn shares(&self, device: &Device) -> (&Shares, u64) {
+        (&self.shares[usize::from(self.kept_only)], self.at(device, self.now.tiles))
+    }
+
+    /// Whether some rows go to attention in tiles.
+    pub fn has_tiles(&self) -> bool {
+        self.shares.iter().any(|shares| !shares.tiles.is_empty())
     }
 
     fn at(&self, device: &Device, word: usize) -> u64 {

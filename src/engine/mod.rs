@@ -30,6 +30,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
     pub device: Device,
+    /// Layers on the device, the last ones and with them the output; the others are the processor's. All if `None`.
+    pub gpu_layers: Option<usize>,
     /// Threads of the processor; all of it by default.
     pub threads: usize,
     /// Tokens of one session, prompt and answer together; 0 takes what the model was trained on.
@@ -49,6 +51,7 @@ impl Default for EngineOptions {
         let kv_type = TensorType::F16;
         Self {
             device: Device::default(),
+            gpu_layers: None,
             threads,
             context: 0,
             sessions: 1,

@@ -1,7 +1,7 @@
 //! The forward pass: one for all backends and architectures.
 
 use super::config::Config;
-use super::load::{FanKind, Layer, Weights};
+use super::load::{FanKind, Head, Layer, Portion, Weights};
 use crate::backend::{Backend, Batch, CacheSpec, Input, Owed, PageId};
 use crate::error::Result;
 use crate::tensor::TensorType;
@@ -37,6 +37,15 @@ pub trait Stage: Send {
     fn write_page(&mut self, page: PageId, data: &[u8]) -> Result<()>;
 }
 
+/// A stage that has a portion of the layers.
+pub trait Part: Stage {
+    /// Runs the batch. Unless it has the embedding, `hidden` holds what the portion before made of the rows,
+    /// `[rows, embed]`; unless it has the head, which makes `logits`, that is where what it makes goes.
+    fn run(&mut self, batch: &Batch<'_>, hidden: &mut [f32], logits: &mut [f32]) -> Result<()>;
+    /// Its layers.
+    fn layers(&self) -> usize;
+}
+
 /// Activations of a step, each `[rows, width]`.
 struct Buffers<B: Backend> {
     /// The residual stream.
@@ -52,7 +61,7 @@ struct Buffers<B: Backend> {
     u: [B::Buf; 2],
 }
 
-/// All layers of a model on one backend.
+/// A model's layers, or a portion of them, on one backend.
 pub struct Forward<B: Backend> {
     backend: B,
     config: Config,
@@ -63,11 +72,24 @@ pub struct Forward<B: Backend> {
     cache: B::Cache,
     buffers: Buffers<B>,
     spec: StageSpec,
+    portion: Portion,
 }
 
 impl<B: Backend> Forward<B> {
     /// Buffers and a cache of the stated size; no adapters.
     pub fn new(backend: B, config: Config, weights: Arc<Weights<B>>, spec: StageSpec) -> Result<Self> {
+        let portion = Portion::all(config.layers);
+        Self::of_portion(backend, config, weights, portion, spec)
+    }
+
+    /// The same for the layers of `portion`, whose weights these are.
+    pub fn of_portion(
+        backend: B,
+        config: Config,
+        weights: Arc<Weights<B>>,
+        portion: Portion,
+        spec: StageSpec,
+    ) -> Result<Self> {
         let heads = &config.heads;
         let (kv_width, wide) = (heads.kv_heads * heads.head_dim, config.ffn.max(heads.heads * heads.head_dim));
         let buf = |cols| backend.buf(spec.rows, cols);
@@ -77,19 +99,19 @@ impl<B: Backend> Forward<B> {
             v: buf(kv_width)?,
             wide: [buf(wide)?, buf(wide)?],
             y: buf(config.embed)?,
-            logits: backend.buf(spec.outputs, config.vocab)?,
+            logits: backend.buf(if portion.head { spec.outputs } else { 0 }, config.vocab)?,
             u: [buf(0)?, buf(0)?],
         };
         let cache = backend.cache(&CacheSpec {
-            layers: config.layers,
+            layers: portion.layers.len(),
             kv_heads: heads.kv_heads,
             head_dim: heads.head_dim,
             pages: spec.pages,
             page_len: spec.page_len,
             ty: spec.kv_type,
         })?;
-        let valves = Arc::new(ValveSet::build(&backend, &[], config.layers)?);
-        Ok(Self { backend, config, weights, valves, version: 0, cache, buffers, spec })
+        let valves = Arc::new(ValveSet::build(&backend, &[], &portion)?);
+        Ok(Self { backend, config, weights, valves, version: 0, cache, buffers, spec, portion })
     }
 
     /// The device below.
@@ -105,7 +127,7 @@ impl<B: Backend> Forward<B> {
             backend.shape(buf, config.heads.heads * config.heads.head_dim);
         }
         let x = Input::Normed { x: h, weight: &layer.attn_norm, eps: config.norm_eps };
-        let delta = valves.delta(Some(index), FanKind::Qkv);
+        let delta = valves.delta(Some(self.portion.layers.start + index), FanKind::Qkv);
         backend.expect(&layer.attn_output);
         backend.project(&mut [&mut *q, &mut *k, &mut *v], u, x, &layer.qkv, delta)?;
         let owed = delta.map(|delta| Owed { u, delta });
@@ -116,25 +138,27 @@ impl<B: Backend> Forward<B> {
         let Buffers { h, wide: [q, attn], y, u: [_, u_out], .. } = &mut self.buffers;
         let (backend, config) = (&mut self.backend, &self.config);
         backend.attend(attn, q, &self.cache, index, &config.heads)?;
-        let delta = valves.delta(Some(index), FanKind::AttnOutput);
+        let delta = valves.delta(Some(self.portion.layers.start + index), FanKind::AttnOutput);
         backend.expect(&layer.gate_up);
         backend.project(&mut [&mut *y], u_out, Input::Raw(attn), &layer.attn_output, delta)?;
         backend.add(h, y, delta.map(|delta| Owed { u: u_out, delta }))
     }
 
-    fn ffn_half(&mut self, index: usize, layer: &Layer<B>, next: &B::Fan, valves: &ValveSet<B>) -> Result<()> {
+    fn ffn_half(&mut self, index: usize, layer: &Layer<B>, next: Option<&B::Fan>, valves: &ValveSet<B>) -> Result<()> {
         let Buffers { h, wide: [gate, up], y, u: [u, u_down], .. } = &mut self.buffers;
         let (backend, config) = (&mut self.backend, &self.config);
         for buf in [&mut *gate, &mut *up] {
             backend.shape(buf, config.ffn);
         }
         let x = Input::Normed { x: h, weight: &layer.ffn_norm, eps: config.norm_eps };
-        let delta = valves.delta(Some(index), FanKind::GateUp);
+        let delta = valves.delta(Some(self.portion.layers.start + index), FanKind::GateUp);
         backend.expect(&layer.down);
         backend.project(&mut [&mut *gate, &mut *up], u, x, &layer.gate_up, delta)?;
         let x = Input::Gated { gate, up, owed: delta.map(|delta| Owed { u, delta }) };
-        let delta = valves.delta(Some(index), FanKind::Down);
-        backend.expect(next);
+        let delta = valves.delta(Some(self.portion.layers.start + index), FanKind::Down);
+        if let Some(next) = next {
+            backend.expect(next);
+        }
         backend.project(&mut [&mut *y], u_down, x, &layer.down, delta)?;
         backend.add(h, y, delta.map(|delta| Owed { u: u_down, delta }))
     }
@@ -142,10 +166,12 @@ impl<B: Backend> Forward<B> {
     /// The whole step; `outputs`: whether any row's logits are wanted.
     fn verbs(&mut self, outputs: bool) -> Result<()> {
         let (weights, valves) = (self.weights.clone(), self.valves.clone());
-        self.backend.embed(&mut self.buffers.h, &weights.embed)?;
+        if let Some(embed) = &weights.embed {
+            self.backend.embed(&mut self.buffers.h, embed)?;
+        }
         for (index, layer) in weights.layers.iter().enumerate() {
             self.qkv(index, layer, &valves)?;
-            if index + 1 == weights.layers.len() {
+            if index + 1 == weights.layers.len() && self.portion.head {
                 // Past the last layer's keys and values, a row is computed for its logits alone.
                 if !outputs {
                     return Ok(());
@@ -153,24 +179,51 @@ impl<B: Backend> Forward<B> {
                 self.backend.keep_outputs([&mut self.buffers.h, &mut self.buffers.wide[0]])?;
             }
             self.attention(index, layer, &valves)?;
-            let next = weights.layers.get(index + 1).map_or(&*weights.head, |layer| &layer.qkv);
+            let head = weights.head.as_ref().map(|head| &*head.fan);
+            let next = weights.layers.get(index + 1).map(|layer| &layer.qkv).or(head);
             self.ffn_half(index, layer, next, &valves)?;
         }
-        self.head(&valves)
+        weights.head.as_ref().map_or(Ok(()), |head| self.head(head, &valves))
     }
 
-    fn head(&mut self, valves: &ValveSet<B>) -> Result<()> {
+    fn head(&mut self, head: &Head<B>, valves: &ValveSet<B>) -> Result<()> {
         let Buffers { h, logits, u: [u, _], .. } = &mut self.buffers;
-        let x = Input::NormedOutputs { x: h, weight: &self.weights.norm, eps: self.config.norm_eps };
+        let x = Input::NormedOutputs { x: h, weight: &head.norm, eps: self.config.norm_eps };
         let delta = valves.delta(None, FanKind::Head);
         if let Some(first) = self.weights.layers.first() {
             self.backend.expect(&first.qkv);
         }
-        self.backend.project(&mut [&mut *logits], u, x, &self.weights.head, delta)?;
+        self.backend.project(&mut [&mut *logits], u, x, &head.fan, delta)?;
         match delta {
             Some(delta) => self.backend.settle_outputs(logits, Owed { u, delta }),
             None => Ok(()),
         }
+    }
+}
+
+impl<B> Part for Forward<B>
+where
+    B: Backend + Send,
+{
+    fn run(&mut self, batch: &Batch<'_>, hidden: &mut [f32], logits: &mut [f32]) -> Result<()> {
+        self.backend.begin(batch)?;
+        if !self.portion.embed {
+            self.backend.upload(&mut self.buffers.h, hidden)?;
+        }
+        while !self.backend.replay(self.version)? {
+            self.verbs(!batch.outputs.is_empty())?;
+            if self.backend.finish()? {
+                break;
+            }
+        }
+        match self.portion.head {
+            true => self.backend.download(&self.buffers.logits, logits),
+            false => self.backend.download(&self.buffers.h, hidden),
+        }
+    }
+
+    fn layers(&self) -> usize {
+        self.portion.layers.len()
     }
 }
 
@@ -179,7 +232,7 @@ where
     B: Backend + Send,
 {
     fn attach(&mut self, adapters: &[Arc<Adapter>]) -> Result<()> {
-        let valves = ValveSet::build(&self.backend, adapters, self.config.layers)?;
+        let valves = ValveSet::build(&self.backend, adapters, &self.portion)?;
         let u = |valves: &ValveSet<B>| self.backend.buf(self.spec.rows, valves.rank());
         self.buffers.u = [u(&valves)?, u(&valves)?];
         self.valves = Arc::new(valves);
@@ -188,14 +241,7 @@ where
     }
 
     fn step(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()> {
-        self.backend.begin(batch)?;
-        while !self.backend.replay(self.version)? {
-            self.verbs(!batch.outputs.is_empty())?;
-            if self.backend.finish()? {
-                break;
-            }
-        }
-        self.backend.download(&self.buffers.logits, logits)
+        self.run(batch, &mut [], logits)
     }
 
     fn copy_page(&mut self, from: PageId, to: PageId) -> Result<()> {

@@ -3,9 +3,10 @@
 use super::config::Config;
 use crate::backend::Linear;
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, TensorInfo};
 use crate::tensor::Tensor;
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A fan of the model: projections that read the same x.
@@ -77,15 +78,47 @@ pub struct Layer<B: Linear> {
     pub down: B::Fan,
 }
 
-/// A model's weights on a backend.
-pub struct Weights<B: Linear> {
-    /// `[embed, vocab]`: row t is token t's embedding.
-    pub embed: Arc<B::Fan>,
-    pub layers: Vec<Layer<B>>,
+/// What of a model a device has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Portion {
+    pub embed: bool,
+    pub layers: Range<usize>,
+    pub head: bool,
+}
+
+impl Portion {
+    /// A whole model of `layers` layers.
+    pub fn all(layers: usize) -> Self {
+        Self { embed: true, layers: 0..layers, head: true }
+    }
+
+    /// Whether the weight `name` belongs to it. What belongs nowhere is the head's.
+    pub fn has(&self, name: &str) -> bool {
+        match name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
+            Some((layer, _)) => match layer.parse::<usize>() {
+                Ok(layer) => self.layers.contains(&layer) || self.head && layer >= self.layers.end,
+                Err(_) => self.head,
+            },
+            None if name == "token_embd.weight" => self.embed,
+            None => self.head,
+        }
+    }
+}
+
+/// The last norm, and the output.
+pub struct Head<B: Linear> {
     /// `[embed]`
     pub norm: B::Vector,
     /// `[embed, vocab]`; the embedding itself in models that tie the two.
-    pub head: Arc<B::Fan>,
+    pub fan: Arc<B::Fan>,
+}
+
+/// A model's weights on a backend, or a portion of them.
+pub struct Weights<B: Linear> {
+    /// `[embed, vocab]`: row t is token t's embedding.
+    pub embed: Option<Arc<B::Fan>>,
+    pub layers: Vec<Layer<B>>,
+    pub head: Option<Head<B>>,
 }
 
 /// Finds tensors, checks shapes, and remembers which names were used.
@@ -137,28 +170,48 @@ impl<B: Linear> Weights<B> {
     /// [`Error::Malformed`] for a missing tensor or wrong shape, [`Error::Unsupported`] for a tensor this
     /// architecture does not use (it would change the result silently), [`Error::Cancelled`].
     pub fn load(gguf: &Gguf, config: &Config, backend: &B, progress: &mut dyn FnMut(f32) -> bool) -> Result<Self> {
+        Self::load_portion(gguf, config, backend, &Portion::all(config.layers), progress)
+    }
+
+    /// The same of the tensors of `portion` alone.
+    ///
+    /// # Errors
+    /// Those of [`Weights::load`].
+    pub fn load_portion(
+        gguf: &Gguf,
+        config: &Config,
+        backend: &B,
+        portion: &Portion,
+        progress: &mut dyn FnMut(f32) -> bool,
+    ) -> Result<Self> {
         let mut finder = Finder { gguf, used: HashSet::from(["rope_freqs.weight".to_string()]) };
         let table = [config.embed, config.vocab];
         let embedding = finder.take("token_embd.weight", &table)?;
-        let embed = Arc::new(backend.fan(&[&embedding])?);
-        let mut layers = Vec::with_capacity(config.layers);
-        for index in 0..config.layers {
+        let embed = portion.embed.then(|| backend.fan(&[&embedding]).map(Arc::new)).transpose()?;
+        let mut layers = Vec::with_capacity(portion.layers.len());
+        for index in portion.layers.clone() {
             layers.push(finder.layer(backend, config, index)?);
-            if !progress((index + 1) as f32 / (config.layers + 1) as f32) {
+            if !progress(layers.len() as f32 / (portion.layers.len() + 1) as f32) {
                 return Err(Error::Cancelled);
             }
         }
-        let norm = backend.vector(&finder.take("output_norm.weight", &[config.embed])?)?;
-        let head = match gguf.tensor("output.weight")? {
-            Some(_) => Arc::new(backend.fan(&[&finder.take("output.weight", &table)?])?),
-            None => embed.clone(),
-        };
-        if let Some(unused) = gguf.tensors().iter().find(|t| !finder.used.contains(&t.name)) {
+        let mut head = None;
+        if portion.head {
+            let norm = backend.vector(&finder.take("output_norm.weight", &[config.embed])?)?;
+            let fan = match (gguf.tensor("output.weight")?, &embed) {
+                (Some(_), _) => Arc::new(backend.fan(&[&finder.take("output.weight", &table)?])?),
+                (None, Some(embed)) => embed.clone(),
+                (None, None) => Arc::new(backend.fan(&[&embedding])?),
+            };
+            head = Some(Head { norm, fan });
+        }
+        let unused = |t: &&TensorInfo| portion.has(&t.name) && !finder.used.contains(&t.name);
+        if let Some(unused) = gguf.tensors().iter().find(unused) {
             let name = config.architecture.name;
             let what = format!("tensor {} in a model of architecture {name:?}", unused.name);
             return Err(Error::unsupported(gguf.path(), what));
         }
         progress(1.0);
-        Ok(Self { embed, layers, norm, head })
+        Ok(Self { embed, layers, head })
     }
 }

@@ -1,5 +1,6 @@
 //! Models: what a file says, its weights on a backend, and the forward pass over them.
 
+mod chain;
 mod config;
 mod forward;
 mod load;
@@ -7,9 +8,10 @@ pub mod quantize;
 pub mod synth;
 mod vocab;
 
+pub use chain::Chain;
 pub use config::{ARCHITECTURES, Architecture, Config};
-pub use forward::{Forward, Stage, StageSpec};
-pub use load::{FanKind, Layer, Site, Weights};
+pub use forward::{Forward, Part, Stage, StageSpec};
+pub use load::{FanKind, Layer, Portion, Site, Weights};
 pub use vocab::tokenizer;
 
 use crate::chat::{Message, RenderOptions, Template, ThoughtTags};

@@ -24,7 +24,7 @@ pub use parts::{Group, Part, Selector};
 
 use crate::backend::{Linear, Term};
 use crate::error::Result;
-use crate::model::FanKind;
+use crate::model::{FanKind, Portion};
 use std::sync::Arc;
 
 /// Every attached adapter's terms on a backend, fan by fan. The adapters' parts own the slots, one each, in order.
@@ -32,8 +32,9 @@ use std::sync::Arc;
 /// A set never changes: attaching another adapter makes another set, which takes the old one's place between
 /// two steps.
 pub struct ValveSet<B: Linear> {
-    /// One entry a layer.
+    /// One entry a layer, from `first` on.
     layers: Vec<LayerDeltas<B>>,
+    first: usize,
     head: Option<B::Delta>,
     slots: usize,
     rank: usize,
@@ -47,26 +48,26 @@ struct LayerDeltas<B: Linear> {
 }
 
 impl<B: Linear> ValveSet<B> {
-    /// Hands the pairs of `adapters` to the backend.
-    pub fn build(backend: &B, adapters: &[Arc<Adapter>], layers: usize) -> Result<Self> {
+    /// Hands the pairs of `adapters` on weights of `portion` to the backend.
+    pub fn build(backend: &B, adapters: &[Arc<Adapter>], portion: &Portion) -> Result<Self> {
         let mut rank = 0;
         let mut delta = |layer: Option<usize>, fan: FanKind| -> Result<Option<B::Delta>> {
             let terms = terms_at(adapters, layer, fan);
             rank = rank.max(terms.iter().map(|t| t.b.dims[0]).sum());
             if terms.is_empty() { Ok(None) } else { backend.delta(&terms).map(Some) }
         };
-        let mut built = Vec::with_capacity(layers);
-        for layer in (0..layers).map(Some) {
-            built.push(LayerDeltas {
+        let mut layers = Vec::with_capacity(portion.layers.len());
+        for layer in portion.layers.clone().map(Some) {
+            layers.push(LayerDeltas {
                 qkv: delta(layer, FanKind::Qkv)?,
                 attn_output: delta(layer, FanKind::AttnOutput)?,
                 gate_up: delta(layer, FanKind::GateUp)?,
                 down: delta(layer, FanKind::Down)?,
             });
         }
-        let head = delta(None, FanKind::Head)?;
+        let head = if portion.head { delta(None, FanKind::Head)? } else { None };
         let slots = adapters.iter().map(|adapter| adapter.parts().len()).sum();
-        Ok(Self { layers: built, head, slots, rank })
+        Ok(Self { layers, first: portion.layers.start, head, slots, rank })
     }
 
     /// Columns of a batch's openings.
@@ -82,7 +83,7 @@ impl<B: Linear> ValveSet<B> {
     /// The delta on a fan of `layer`, or of the head.
     pub fn delta(&self, layer: Option<usize>, fan: FanKind) -> Option<&B::Delta> {
         let Some(layer) = layer else { return self.head.as_ref() };
-        let deltas = &self.layers[layer];
+        let deltas = &self.layers[layer - self.first];
         match fan {
             FanKind::Qkv => deltas.qkv.as_ref(),
             FanKind::AttnOutput => deltas.attn_output.as_ref(),

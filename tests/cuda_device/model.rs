@@ -38,6 +38,14 @@ fn best(logits: &[f32]) -> usize {
     (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap()
 }
 
+/// How far the best is before the second, in units of the root mean square.
+fn lead(logits: &[f32]) -> f32 {
+    let first = best(logits);
+    let second = (0..logits.len()).filter(|i| *i != first).map(|i| logits[i]).fold(f32::MIN, f32::max);
+    let square: f32 = logits.iter().map(|v| v * v).sum();
+    (logits[first] - second) / (square / logits.len() as f32).sqrt()
+}
+
 #[test]
 fn on_a_device_a_forward_pass_is_that_of_the_cpu() {
     let text = tokens(70, 1);
@@ -54,8 +62,10 @@ fn on_a_device_a_forward_pass_is_that_of_the_cpu() {
                 // Activations are rounded to 8 bits in both: a difference in the last place before turns some.
                 let error = nmse(&got, &want);
                 assert!(error < 1e-3, "{ty}, cache of {kv_type}, {openings:?}, chunks of {chunk}: NMSE {error:e}");
-                let agree = got.iter().zip(&want).filter(|(got, want)| best(got) == best(want)).count();
-                assert!(agree >= 66, "{ty}: {agree} of 70 greedy tokens agree");
+                let decided = || got.iter().zip(&want).filter(|(_, want)| lead(want) > 0.1);
+                let agree = decided().filter(|(got, want)| best(got) == best(want)).count();
+                let decided = decided().count();
+                assert!(decided > 50 && agree == decided, "{ty}: {agree} of {decided} decided tokens agree");
             }
         }
     }
