@@ -29,7 +29,7 @@ struct KeyLanes {
     static constexpr int ALL = D / VALUES;
     static constexpr int LANES = (ALL & -ALL) < WARP ? (ALL & -ALL) : WARP;
     static constexpr int PIECES = ALL / LANES;
-    static constexpr int FIT = 80 / (PIECES * VALUES);
+    static constexpr int FIT = 64 / (PIECES * VALUES);
     static constexpr int POSITIONS = FIT >= 16 ? 16 : FIT >= 8 ? 8 : FIT >= 4 ? 4 : FIT >= 2 ? 2 : 1;
     static constexpr int STRIDE = ATTEND_WARPS * WARP / LANES;  // between two positions of a lane
 };
@@ -174,7 +174,7 @@ template <int D, int TYPE, int HEADS>
 static __device__ __forceinline__ void sum_values(const AttendShared<D>& s, const Reader& reader,
                                                   float (&sums)[HEADS][ValueLanes<D, TYPE>::VALUES]) {
     using V = ValueLanes<D, TYPE>;
-    constexpr int DEPTH = 8, BATCH = DEPTH * V::GROUPS;
+    constexpr int DEPTH = TYPE == CACHE_F32 ? 4 : 8, BATCH = DEPTH * V::GROUPS;
     const int part = threadIdx.x % V::PARTS, group = threadIdx.x / V::PARTS;
     if (group >= V::GROUPS) return;
     for (int base = reader.begin / BATCH * BATCH; base < reader.end; base += BATCH) {
