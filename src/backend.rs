@@ -200,6 +200,16 @@ pub trait Backend: Linear {
     fn read_page(&mut self, cache: &Self::Cache, page: PageId, out: &mut [u8]) -> Result<()>;
     /// The reverse of [`Backend::read_page`].
     fn write_page(&mut self, cache: &mut Self::Cache, page: PageId, data: &[u8]) -> Result<()>;
+    /// Runs the step that was begun as one of the same shape ran before, if the backend kept that as one command; if
+    /// not, the verbs follow, from [`Backend::embed`] on, up to [`Backend::finish`]. `version` stands for the buffers,
+    /// weights and deltas that the verbs would be given.
+    fn replay(&mut self, _version: u64) -> Result<bool> {
+        Ok(false)
+    }
+    /// Ends the verbs of a step. Returns whether they took effect: if not, [`Backend::replay`] and they come again.
+    fn finish(&mut self) -> Result<bool> {
+        Ok(true)
+    }
     /// `h[row] = table[tokens[row]]`; the table is a fan of one weight.
     fn embed(&mut self, h: &mut Self::Buf, table: &Self::Fan) -> Result<()>;
     /// Settles what q, k, v owe, turns q and k by the rows' positions, stores k and v at those positions.

@@ -3,44 +3,37 @@
 #![cfg(feature = "cuda")]
 
 mod cuda_cxx;
+#[path = "cuda_device/model.rs"]
+mod model;
+mod support;
 
 use cotvalve::backend::{Backend, Batch, Input, Linear, Owed, Precision, Span, Term};
 use cotvalve::cpu::Cpu;
 use cotvalve::cuda::Cuda;
-use cotvalve::error::Result;
 use cotvalve::map::Bytes;
 use cotvalve::quant;
 use cotvalve::rng::Rng;
 use cotvalve::tensor::{Tensor, TensorType};
 
-/// A backend with the residual add.
-trait Adds: Linear {
+/// Which half of a valve's work `project` does.
+trait Adds: Backend {
     /// Whether `project` adds the expand to y.
     const EXPANDS: bool;
-    fn settle(&mut self, h: &mut Self::Buf, y: &Self::Buf, owed: Option<Owed<'_, Self>>) -> Result<()>;
 }
 
 impl Adds for Cpu {
     const EXPANDS: bool = true;
-
-    fn settle(&mut self, h: &mut Self::Buf, y: &Self::Buf, owed: Option<Owed<'_, Self>>) -> Result<()> {
-        Backend::add(self, h, y, owed)
-    }
 }
 
 impl Adds for Cuda {
     const EXPANDS: bool = false;
-
-    fn settle(&mut self, h: &mut Self::Buf, y: &Self::Buf, owed: Option<Owed<'_, Self>>) -> Result<()> {
-        self.add(h, y, owed)
-    }
 }
 
 /// The device, or `None` with the reason said.
 fn device() -> Option<Cuda> {
     match Cuda::open(0) {
         Ok(cuda) => {
-            println!("on {}", cuda.name());
+            println!("on {}", cuda.device().name());
             Some(cuda)
         }
         Err(e) => {
@@ -287,7 +280,7 @@ fn raw_and_residual<B: Adds>(b: &mut B, rows: usize) {
     let n = setup.weights[0].rows();
     let h = random(rng, rows * n, 1.0);
     let mut settled = step.buf(n, &h);
-    step.b.settle(&mut settled, &out.0[0], Some(Owed { u: &out.1, delta: &delta })).unwrap();
+    step.b.add(&mut settled, &out.0[0], Some(Owed { u: &out.1, delta: &delta })).unwrap();
     let (y, settled) = (step.values(&out.0[0], rows * n), step.values(&settled, rows * n));
     for i in 0..rows * n {
         let (row, o) = (i / n, i % n);
@@ -381,7 +374,7 @@ fn on_a_device_a_closed_row_is_untouched_and_a_valve_adds_no_launch() {
     let (y, bare_y) = (step.values(&out.0[0], 4 * 70), step.values(&bare.0[0], 4 * 70));
     assert_eq!(bits(&y), bits(&bare_y));
     let mut h = step.buf(70, &[0.25; 4 * 70]);
-    step.b.settle(&mut h, &out.0[0], Some(Owed { u: &out.1, delta: &delta })).unwrap();
+    step.b.add(&mut h, &out.0[0], Some(Owed { u: &out.1, delta: &delta })).unwrap();
     let h = step.values(&h, 4 * 70);
     for (i, h) in h.iter().enumerate() {
         if i / 70 < 2 {
@@ -411,6 +404,9 @@ fn on_a_device_shapes_that_do_not_fit_are_refused() {
     assert!(step.b.project(&mut [&mut y], &mut u, Input::Raw(&x), &fan, Some(&delta)).is_err());
 }
 
+/// How often all tests together open a device.
+const DEVICES_OPENED: usize = 14;
+
 /// The tests above again, in a process of its own that finds the emulated driver.
 #[test]
 fn the_backend_meets_the_truth_over_the_emulated_driver() {
@@ -426,5 +422,6 @@ fn the_backend_meets_the_truth_over_the_emulated_driver() {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(text.matches("on emulated device").count(), 3, "{text}");
+    let opened = text.matches("on emulated device").count();
+    assert_eq!(opened, DEVICES_OPENED, "{text}");
 }

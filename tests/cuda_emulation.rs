@@ -1,6 +1,9 @@
 //! Runs every CUDA kernel on the CPU, against a scalar truth, in both orders of lanes: kernels/README.md says how.
 
 mod cuda_cxx;
+mod support {
+    pub mod cxx;
+}
 
 use std::path::Path;
 use std::process::Command;

@@ -50,6 +50,7 @@ impl World {
             batch: 24,
             kv_type: setup.kv_type,
             precision: setup.precision,
+            ..EngineOptions::default()
         });
         let oracle = Runner::new(model(), &[], setup);
         let (random, counts) = (Random(seed), Counts::default());

@@ -2,11 +2,10 @@
 
 mod support;
 
-use cotvalve::gguf::write::Writer;
 use cotvalve::quant::encode;
-use cotvalve::rng::Rng;
 use cotvalve::tensor::TensorType;
 use support::gguf_fixture::{TinyLlama, tiny_adapter_encoded};
+use support::shaped::{Shape, shaped};
 use support::stage::{FLOAT, Runner, Setup, nmse};
 
 fn encoded(ty: TensorType, values: &[f32]) -> Vec<u8> {
@@ -67,60 +66,10 @@ fn int8_activations_stay_close() {
     }
 }
 
-struct Shape {
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    rotated: usize,
-    embed: usize,
-    ffn: usize,
-}
-
-/// A one-layer model of any shape, without a tokenizer: its weights of type `ty`, its norms in F32.
-fn shaped(s: &Shape, ty: TensorType) -> Vec<u8> {
-    let mut writer = Writer::new();
-    writer.set("general.architecture", "llama").unwrap();
-    let counts = [
-        ("block_count", 1),
-        ("context_length", 256),
-        ("embedding_length", s.embed),
-        ("feed_forward_length", s.ffn),
-        ("attention.head_count", s.heads),
-        ("attention.head_count_kv", s.kv_heads),
-        ("attention.key_length", s.head_dim),
-        ("attention.value_length", s.head_dim),
-        ("rope.dimension_count", s.rotated),
-    ];
-    counts.iter().for_each(|(key, n)| writer.set(&format!("llama.{key}"), *n as u32).unwrap());
-    writer.set("llama.attention.layer_norm_rms_epsilon", 1e-5f32).unwrap();
-    writer.set("llama.rope.freq_base", 500_000.0f32).unwrap();
-    let (q, kv) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
-    let tensors = [
-        ("token_embd", vec![s.embed, 50]),
-        ("blk.0.attn_norm", vec![s.embed]),
-        ("blk.0.attn_q", vec![s.embed, q]),
-        ("blk.0.attn_k", vec![s.embed, kv]),
-        ("blk.0.attn_v", vec![s.embed, kv]),
-        ("blk.0.attn_output", vec![q, s.embed]),
-        ("blk.0.ffn_norm", vec![s.embed]),
-        ("blk.0.ffn_gate", vec![s.embed, s.ffn]),
-        ("blk.0.ffn_up", vec![s.embed, s.ffn]),
-        ("blk.0.ffn_down", vec![s.ffn, s.embed]),
-        ("output_norm", vec![s.embed]),
-    ];
-    let mut rng = Rng::new(9);
-    for (name, dims) in tensors {
-        let values: Vec<f32> = (0..dims.iter().product()).map(|_| rng.normal() * 0.3).collect();
-        let ty = if dims.len() == 1 { TensorType::F32 } else { ty };
-        writer.tensor(&format!("{name}.weight"), ty as u32, &dims, encoded(ty, &values)).unwrap();
-    }
-    writer.to_bytes().unwrap()
-}
-
 /// Types whose blocks are wider than the small model's rows.
 #[test]
 fn super_blocks() {
-    let shape = Shape { heads: 4, kv_heads: 2, head_dim: 64, rotated: 64, embed: 256, ffn: 512 };
+    let shape = Shape { layers: 1, heads: 4, kv_heads: 2, head_dim: 64, rotated: 64, embed: 256, ffn: 512 };
     let text = tokens(70, 50);
     for ty in TensorType::ALL.into_iter().filter(|ty| ty.block_len() > 32) {
         let error = |setup| {
@@ -136,10 +85,10 @@ fn super_blocks() {
 #[test]
 fn any_head_size_and_grouping() {
     let shapes = [
-        Shape { heads: 4, kv_heads: 4, head_dim: 8, rotated: 8, embed: 32, ffn: 40 },
-        Shape { heads: 6, kv_heads: 2, head_dim: 10, rotated: 6, embed: 33, ffn: 17 },
-        Shape { heads: 3, kv_heads: 1, head_dim: 80, rotated: 80, embed: 48, ffn: 96 },
-        Shape { heads: 2, kv_heads: 1, head_dim: 128, rotated: 64, embed: 64, ffn: 64 },
+        Shape { layers: 1, heads: 4, kv_heads: 4, head_dim: 8, rotated: 8, embed: 32, ffn: 40 },
+        Shape { layers: 1, heads: 6, kv_heads: 2, head_dim: 10, rotated: 6, embed: 33, ffn: 17 },
+        Shape { layers: 1, heads: 3, kv_heads: 1, head_dim: 80, rotated: 80, embed: 48, ffn: 96 },
+        Shape { layers: 1, heads: 2, kv_heads: 1, head_dim: 128, rotated: 64, embed: 64, ffn: 64 },
     ];
     for (i, shape) in shapes.iter().enumerate() {
         let mut runner = Runner::new(shaped(shape, TensorType::F32), &[], FLOAT());

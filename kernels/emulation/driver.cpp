@@ -7,9 +7,13 @@
 #include <mutex>
 #include <string>
 
+#include "../attend.cu"
+#include "../embed.cu"
 #include "../expand.cu"
 #include "../matvec.cu"
 #include "../quantize.cu"
+#include "../rope.cu"
+#include "../rows.cu"
 
 typedef int CUresult;
 typedef unsigned long long CUdeviceptr;
@@ -17,10 +21,28 @@ typedef void* Handle;  // contexts, modules, streams and events: nothing but an 
 
 namespace {
 
-constexpr CUresult SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500;
+constexpr CUresult SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, CAPTURE_UNSUPPORTED = 900;
 char handle;  // what every Handle points to
 
-typedef void (*Launcher)(dim3 grid, dim3 block, const void* args);
+struct Kernel {
+    void (*run)(dim3 grid, dim3 block, const void* args);
+    size_t args_bytes;
+};
+
+// A launch, with the arguments as they were.
+struct Launch {
+    const Kernel* kernel;
+    dim3 grid, block;
+    std::vector<char> args;
+
+    void run() const { kernel->run(grid, block, args.data()); }
+};
+typedef std::vector<Launch> Graph;
+
+// While a stream captures, what its thread launches goes here: a thread uses one stream.
+thread_local Graph* captured = nullptr;
+// The emulation runs one kernel at a time.
+std::mutex running;
 
 template <class Args, void (*KERNEL)(Args)>
 void launcher(dim3 grid, dim3 block, const void* args) {
@@ -29,26 +51,37 @@ void launcher(dim3 grid, dim3 block, const void* args) {
     cuemu::launch(KERNEL, grid, block, copy);
 }
 
-#define KERNEL(args, name) {#name, launcher<args, name>}
+#define KERNEL(args, name) {#name, {launcher<args, name>, sizeof(args)}}
 #define MATVECS_OF(type)                                                                                          \
     KERNEL(MatvecArgs, matvec_##type##_r1_o1), KERNEL(MatvecArgs, matvec_##type##_r1_o2),                         \
         KERNEL(MatvecArgs, matvec_##type##_r1_o4), KERNEL(MatvecArgs, matvec_##type##_r2_o1),                     \
         KERNEL(MatvecArgs, matvec_##type##_r2_o2), KERNEL(MatvecArgs, matvec_##type##_r4_o2),                     \
         KERNEL(MatvecArgs, matvec_##type##_r8_o2)
 
-const std::map<std::string, Launcher> KERNELS = {
+#define ROWS_OF(args, name)                                                                                      \
+    KERNEL(args, name##_r1), KERNEL(args, name##_r2), KERNEL(args, name##_r4), KERNEL(args, name##_r8)
+#define ATTENDS_OF(type)                                                                                          \
+    KERNEL(AttendArgs, attend_d64_##type), KERNEL(AttendArgs, attend_d96_##type),                                 \
+        KERNEL(AttendArgs, attend_d128_##type), KERNEL(AttendArgs, attend_d256_##type)
+
+const std::map<std::string, Kernel> KERNELS = {
     MATVECS_OF(q8_0),
     MATVECS_OF(q4_0),
     MATVECS_OF(q4_1),
-    KERNEL(ResidualArgs, residual_r1),
-    KERNEL(ResidualArgs, residual_r2),
-    KERNEL(ResidualArgs, residual_r4),
-    KERNEL(ResidualArgs, residual_r8),
+    ROWS_OF(ResidualArgs, residual),
+    ROWS_OF(ResidualArgs, settle),
     KERNEL(QuantizeArgs, quantize_rows),
-    KERNEL(GatedArgs, quantize_gated_r1),
-    KERNEL(GatedArgs, quantize_gated_r2),
-    KERNEL(GatedArgs, quantize_gated_r4),
-    KERNEL(GatedArgs, quantize_gated_r8),
+    ROWS_OF(GatedArgs, quantize_gated),
+    KERNEL(EmbedArgs, embed_q8_0),
+    KERNEL(EmbedArgs, embed_q4_0),
+    KERNEL(EmbedArgs, embed_q4_1),
+    ROWS_OF(RopeStoreArgs, rope_store),
+    KERNEL(GatherArgs, gather_rows),
+    ATTENDS_OF(f32),
+    ATTENDS_OF(f16),
+    ATTENDS_OF(q8_0),
+    KERNEL(AttendArgs, attend_d80_f32),
+    KERNEL(AttendArgs, attend_d80_f16),
 };
 
 void* at(CUdeviceptr p) { return reinterpret_cast<void*>(p); }
@@ -56,6 +89,7 @@ void* at(CUdeviceptr p) { return reinterpret_cast<void*>(p); }
 // Memory starts as 0xff, a NaN as a float: a read of what nothing wrote shows.
 CUresult allocate(CUdeviceptr* p, size_t bytes) {
     if (bytes == 0) return INVALID_VALUE;
+    if (captured) return CAPTURE_UNSUPPORTED;
     void* memory = aligned_alloc(256, (bytes + 255) / 256 * 256);
     if (!memory) return OUT_OF_MEMORY;
     memset(memory, 0xff, bytes);
@@ -65,6 +99,13 @@ CUresult allocate(CUdeviceptr* p, size_t bytes) {
 
 CUresult make(Handle* h) {
     *h = &handle;
+    return SUCCESS;
+}
+
+// A copy now; none belongs to a step that is recorded.
+CUresult copy(void* to, const void* from, size_t bytes) {
+    if (captured) return CAPTURE_UNSUPPORTED;
+    memcpy(to, from, bytes);
     return SUCCESS;
 }
 
@@ -120,12 +161,18 @@ CUresult cuMemFreeHost(void* p) {
 }
 
 CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t bytes, Handle) {
-    memcpy(at(to), from, bytes);
-    return SUCCESS;
+    return copy(at(to), from, bytes);
 }
 
-CUresult cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t bytes, Handle) {
-    memcpy(to, at(from), bytes);
+CUresult cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t bytes, Handle) { return copy(to, at(from), bytes); }
+
+CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes, Handle) {
+    return copy(at(to), at(from), bytes);
+}
+
+CUresult cuMemGetInfo_v2(size_t* free, size_t* total) {
+    *free = size_t(3) << 30;
+    *total = size_t(4) << 30;
     return SUCCESS;
 }
 
@@ -144,23 +191,67 @@ CUresult cuModuleUnload(Handle) { return SUCCESS; }
 CUresult cuModuleGetFunction(Handle* function, Handle, const char* name) {
     auto found = KERNELS.find(name);
     if (found == KERNELS.end()) return NOT_FOUND;
-    *function = reinterpret_cast<Handle>(found->second);
+    *function = const_cast<Kernel*>(&found->second);
     return SUCCESS;
 }
 
-CUresult cuLaunchKernel(Handle function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
-                        unsigned, Handle, void** args, void**) {
-    static std::mutex one_at_a_time;
-    std::lock_guard<std::mutex> guard(one_at_a_time);
-    if (gx == 0 || gy == 0 || gz == 0) return INVALID_VALUE;
-    reinterpret_cast<Launcher>(function)(dim3(gx, gy, gz), dim3(bx, by, bz), args[0]);
+// CUlaunchConfig of the driver's interface. The one attribute in use lets a kernel start early; here none does.
+struct Config {
+    unsigned grid[3], block[3], shared_bytes;
+    Handle stream;
+    void* attributes;
+    unsigned n_attributes;
+};
+
+CUresult cuLaunchKernelEx(const Config* config, Handle function, void** args, void**) {
+    std::lock_guard<std::mutex> guard(running);
+    const unsigned *g = config->grid, *b = config->block;
+    if (g[0] == 0 || g[1] == 0 || g[2] == 0 || g[1] > 65535 || config->shared_bytes) return INVALID_VALUE;
+    const Kernel* kernel = static_cast<const Kernel*>(function);
+    const char* from = static_cast<const char*>(args[0]);
+    const Launch launch{kernel, dim3(g[0], g[1], g[2]), dim3(b[0], b[1], b[2]), {from, from + kernel->args_bytes}};
+    if (captured) captured->push_back(launch);
+    else launch.run();
     return SUCCESS;
 }
+
+CUresult cuStreamBeginCapture_v2(Handle, int) {
+    if (captured) return INVALID_VALUE;
+    captured = new Graph;
+    return SUCCESS;
+}
+
+CUresult cuStreamEndCapture(Handle, Handle* graph) {
+    if (!captured) return INVALID_VALUE;
+    *graph = captured;
+    captured = nullptr;
+    return SUCCESS;
+}
+
+CUresult cuGraphInstantiateWithFlags(Handle* executable, Handle graph, unsigned long long) {
+    *executable = new Graph(*static_cast<Graph*>(graph));
+    return SUCCESS;
+}
+
+CUresult cuGraphLaunch(Handle executable, Handle) {
+    if (captured) return CAPTURE_UNSUPPORTED;
+    std::lock_guard<std::mutex> guard(running);
+    for (const Launch& launch : *static_cast<Graph*>(executable)) launch.run();
+    return SUCCESS;
+}
+
+CUresult cuGraphDestroy(Handle graph) {
+    delete static_cast<Graph*>(graph);
+    return SUCCESS;
+}
+
+CUresult cuGraphExecDestroy(Handle executable) { return cuGraphDestroy(executable); }
 
 CUresult cuGetErrorString(CUresult error, const char** text) {
-    *text = error == NOT_FOUND       ? "named symbol not found"
-            : error == OUT_OF_MEMORY ? "out of memory"
-                                     : "invalid argument";
+    *text = error == NOT_FOUND             ? "named symbol not found"
+            : error == OUT_OF_MEMORY       ? "out of memory"
+            : error == CAPTURE_UNSUPPORTED ? "operation not permitted when stream is capturing"
+                                           : "invalid argument";
     return SUCCESS;
 }
 

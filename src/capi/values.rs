@@ -65,6 +65,7 @@ impl Options {
                 1 => Precision::Float,
                 other => return Err(bad("precision", other)),
             },
+            ..defaults
         })
     }
 }

@@ -5,7 +5,7 @@ use super::dial::{PartDials, parse_lora, parse_valve};
 use super::{override_kv, pull};
 use clap::Args;
 use cotvalve::backend::Precision;
-use cotvalve::engine::{Engine, EngineOptions, Overflow, Valve};
+use cotvalve::engine::{Device, Engine, EngineOptions, Overflow, Valve};
 use cotvalve::error::{Error, Result};
 use cotvalve::model::Model;
 use cotvalve::tensor::TensorType;
@@ -34,6 +34,9 @@ pub struct ModelArgs {
     /// Which tokens the valves act on
     #[arg(long, value_enum, default_value = "all")]
     scope: ScopeArg,
+    /// Where the model runs: cpu, cuda, cuda:N, or auto, which is cuda where that serves
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    pub device: Device,
     /// Threads
     #[arg(short, long, value_name = "N", default_value_t = EngineOptions::default().threads)]
     pub threads: usize,
@@ -132,6 +135,9 @@ impl ModelArgs {
         };
         let model = Model::new(override_kv::open(&path, &self.override_kv)?)?;
         let engine = Engine::new(model, &EngineOptions { context, sessions, ..self.options()? })?;
+        if let Some(why) = engine.fallback() {
+            eprintln!("valve: {why}; running on the CPU");
+        }
         let attach = |path: &PathBuf| {
             let valve = engine.attach(path)?;
             for name in valve.adapter().ignored() {
@@ -161,6 +167,7 @@ impl ModelArgs {
 
     fn options(&self) -> Result<EngineOptions> {
         Ok(EngineOptions {
+            device: self.device,
             threads: self.threads,
             context: self.context,
             sessions: 1,

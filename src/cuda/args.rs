@@ -70,9 +70,96 @@ pub(super) struct Residual {
     pub rows: i32,
 }
 
-/// `Quantized` of quantize.cu.
+/// `Rows` of rows.cuh.
 #[repr(C)]
 #[derive(Clone, Copy)]
+pub(super) struct Rows {
+    pub tokens: u64,
+    pub positions: u64,
+    pub tables: u64,
+    pub pages: u64,
+}
+
+/// `Cache` of rows.cuh.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Cache {
+    pub data: u64,
+    pub layers: i32,
+    pub kv_heads: i32,
+    pub head_dim: i32,
+    pub page_len: i32,
+    pub ty: i32,
+    pub layer: i32,
+}
+
+/// `EmbedArgs` of embed.cu.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Embed {
+    pub rows: Rows,
+    pub quants: u64,
+    pub high: u64,
+    pub scales: u64,
+    pub h: u64,
+    pub n_rows: i32,
+    pub cols: i32,
+    pub vocab: i32,
+    pub unused: i32,
+}
+
+/// `RopeStoreArgs` of rope.cu.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct RopeStore {
+    pub rows: Rows,
+    pub cache: Cache,
+    pub q: u64,
+    pub k: u64,
+    pub v: u64,
+    pub turns: u64,
+    /// Of q, k, v.
+    pub expands: [Expand; 3],
+    pub heads: i32,
+    pub n_rows: i32,
+    pub rotated: i32,
+    pub unused: i32,
+}
+
+/// `AttendArgs` of attend.cuh.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Attend {
+    pub rows: Rows,
+    pub cache: Cache,
+    pub q: u64,
+    pub y: u64,
+    pub out: Quantized,
+    pub partials: u64,
+    pub arrivals: u64,
+    pub scale: f32,
+    pub softcap: f32,
+    pub window: i32,
+    pub heads: i32,
+    pub n_rows: i32,
+    pub splits: i32,
+    pub chunks_max: i32,
+    pub prefetch: i32,
+}
+
+/// `GatherArgs` of rows.cu.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Gather {
+    pub data: u64,
+    pub rows: u64,
+    pub n: i32,
+    pub n_rows: i32,
+}
+
+/// `Quantized` of quantize.cuh. All 0: not wanted.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Quantized {
     pub quants: u64,
     pub scales: u64,
@@ -110,6 +197,10 @@ const _: () = assert!(size_of::<Matvec>() == 232);
 const _: () = assert!(size_of::<Residual>() == 64);
 const _: () = assert!(size_of::<Quantize>() == 64);
 const _: () = assert!(size_of::<Gated>() == 136);
+const _: () = assert!(size_of::<Embed>() == 80);
+const _: () = assert!(size_of::<RopeStore>() == 232);
+const _: () = assert!(size_of::<Attend>() == 160);
+const _: () = assert!(size_of::<Gather>() == 24);
 
 // SAFETY: repr(C) structs of integers and floats without padding, laid out as the kernel declares its parameter.
 unsafe impl DeviceRepr for Matvec {}
@@ -119,3 +210,11 @@ unsafe impl DeviceRepr for Residual {}
 unsafe impl DeviceRepr for Quantize {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for Gated {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Embed {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for RopeStore {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Attend {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Gather {}

@@ -1,10 +1,14 @@
 //! The kernels, compiled beforehand by `kernels/build`, whose head describes the format of a bundle.
 
 /// Every kernel file: its name and its bundle.
-pub(super) const BUNDLES: [(&str, &[u8]); 3] = [
+pub(super) const BUNDLES: [(&str, &[u8]); 7] = [
+    ("attend", include_bytes!("../../kernels/prebuilt/attend.bundle")),
+    ("embed", include_bytes!("../../kernels/prebuilt/embed.bundle")),
     ("expand", include_bytes!("../../kernels/prebuilt/expand.bundle")),
     ("matvec", include_bytes!("../../kernels/prebuilt/matvec.bundle")),
     ("quantize", include_bytes!("../../kernels/prebuilt/quantize.bundle")),
+    ("rope", include_bytes!("../../kernels/prebuilt/rope.bundle")),
+    ("rows", include_bytes!("../../kernels/prebuilt/rows.bundle")),
 ];
 
 const MAGIC: &[u8; 8] = b"CVKERN01";
@@ -15,7 +19,7 @@ const ENTRY_LIMIT_BYTES: usize = 64 << 20;
 
 /// What an entry holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     /// Machine code for one compute capability; runs on later minor versions of the same major one.
     Cubin,
     /// Text that a driver compiles for any later capability.
@@ -59,13 +63,14 @@ fn unpack(entry: &Entry<'_>) -> Option<Vec<u8>> {
 
 /// The code of `bundle` for a device of compute capability `major.minor`: the newest machine code of the same
 /// major version, else the newest PTX that is not above the device.
-pub(super) fn code(bundle: &[u8], major: u32, minor: u32) -> Result<Vec<u8>, String> {
+pub(super) fn code(bundle: &[u8], major: u32, minor: u32) -> Result<(Vec<u8>, Kind), String> {
     let device = 10 * major + minor;
     let entries = entries(bundle).ok_or("the bundled kernels are damaged")?;
     let fits = |e: &&Entry<'_>| e.capability <= device && (e.kind == Kind::Ptx || e.capability / 10 == major);
     let best = entries.iter().filter(fits).max_by_key(|e| (e.kind == Kind::Cubin, e.capability));
     let best = best.ok_or_else(|| format!("compute capability {major}.{minor} is too old: 7.5 is needed"))?;
-    unpack(best).ok_or_else(|| "the bundled kernels are damaged".into())
+    let code = unpack(best).ok_or("the bundled kernels are damaged")?;
+    Ok((code, best.kind))
 }
 
 #[cfg(test)]
@@ -104,7 +109,7 @@ mod tests {
             ((11, 0), Kind::Ptx, 80),
             ((12, 1), Kind::Cubin, 120),
         ] {
-            assert!(code(bundle, device.0, device.1).unwrap() == expect(kind, capability), "{device:?}");
+            assert!(code(bundle, device.0, device.1).unwrap() == (expect(kind, capability), kind), "{device:?}");
         }
         assert!(code(bundle, 7, 0).unwrap_err().contains("7.0"));
     }

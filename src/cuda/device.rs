@@ -1,16 +1,23 @@
 //! A CUDA device: found, opened, its kernels loaded; every failure in words.
 
-use super::bundle;
+use super::bundle::{self, Kind};
 use crate::error::{Error, Result};
-use cudarc::driver::sys::CUdevice_attribute;
+use cudarc::driver::sys::{
+    CUdevice_attribute, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchAttributeValue, CUlaunchConfig,
+};
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DeviceRepr, DriverError, LaunchConfig, PushKernelArg,
+    CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DeviceRepr, DriverError, PinnedHostSlice,
     ValidAsZeroBits, result, sys,
 };
 use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
+use std::ffi::c_void;
 use std::fmt;
+use std::ptr;
 use std::sync::Arc;
+
+/// The first compute capability, by its major number, whose kernels can wait for the one ahead by themselves.
+const PROGRAMMATIC_SINCE: i32 = 9;
 
 /// An open device with the one stream that all its work goes to, in order.
 pub struct Device {
@@ -19,6 +26,8 @@ pub struct Device {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     kernels: HashMap<&'static str, CudaFunction>,
+    /// Whether a kernel may start before the one ahead of it ends, and waits for it by itself (common.cuh).
+    programmatic: bool,
 }
 
 /// The driver's words for an error.
@@ -51,8 +60,10 @@ impl Device {
         let (major, minor) = context.compute_capability().map_err(|e| fail(&name, e))?;
         let attribute = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let multiprocessors = context.attribute(attribute).map_err(|e| fail(&name, e))?;
-        let kernels = load(&context, &name, major.unsigned_abs(), minor.unsigned_abs())?;
-        Ok(Self { name, multiprocessors: multiprocessors.max(1) as usize, context, stream, kernels })
+        let (kernels, kind) = load(&context, &name, major.unsigned_abs(), minor.unsigned_abs())?;
+        let programmatic = kind == Kind::Cubin && major >= PROGRAMMATIC_SINCE;
+        let multiprocessors = multiprocessors.max(1) as usize;
+        Ok(Self { name, multiprocessors, context, stream, kernels, programmatic })
     }
 
     /// The device's name, as the driver gives it.
@@ -64,8 +75,13 @@ impl Device {
         self.multiprocessors
     }
 
-    pub(super) fn context(&self) -> &Arc<CudaContext> {
-        &self.context
+    /// Bytes of memory that are free.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the driver does not say.
+    pub fn free_bytes(&self) -> Result<u64> {
+        let free = self.context.bind_to_thread().and_then(|()| result::mem_get_info());
+        free.map(|(free, _)| free as u64).map_err(|e| self.error("asking for free memory", e))
     }
 
     pub(super) fn stream(&self) -> &Arc<CudaStream> {
@@ -86,6 +102,27 @@ impl Device {
     pub(super) fn zeros<T: DeviceRepr + ValidAsZeroBits>(&self, n: usize) -> Result<CudaSlice<T>> {
         let bytes = n.saturating_mul(size_of::<T>());
         self.stream.alloc_zeros(n.max(1)).map_err(|e| self.error(format_args!("allocating {bytes} bytes"), e))
+    }
+
+    /// `words` words of the host's memory that the device copies from by itself.
+    pub(super) fn pinned(&self, words: usize) -> Result<PinnedHostSlice<u32>> {
+        // Combined writes: nothing here reads it.
+        self.pin(words, sys::CU_MEMHOSTALLOC_WRITECOMBINED)
+    }
+
+    /// `n` values of the host's memory that the device copies to by itself.
+    pub(super) fn pinned_for_reading(&self, n: usize) -> Result<PinnedHostSlice<f32>> {
+        self.pin(n, 0)
+    }
+
+    fn pin<T: DeviceRepr + ValidAsZeroBits>(&self, n: usize, flags: u32) -> Result<PinnedHostSlice<T>> {
+        let failed = |e| self.error(format_args!("pinning {n} values of {} bytes", size_of::<T>()), e);
+        // SAFETY: the memory is written below, before anything reads it.
+        let mut host = unsafe { self.context.alloc_pinned_with_flags::<T>(n, flags) }.map_err(failed)?;
+        let start = host.as_mut_ptr().map_err(failed)?;
+        // SAFETY: `n` values from `start` are this allocation, and all bits 0 are a value.
+        unsafe { start.write_bytes(0, n) };
+        Ok(host)
     }
 
     /// A copy of `values` on the device.
@@ -128,24 +165,59 @@ impl Device {
         let (Some(x), Some(y)) = (side(grid.0, i32::MAX as u32), side(grid.1, 65_535)) else {
             return Err(error(&self.name, format_args!("{kernel} {shape}: too large for one launch")));
         };
-        let config = LaunchConfig { grid_dim: (x, y, 1), block_dim: (threads, 1, 1), shared_mem_bytes: 0 };
         // SAFETY: the caller's promise; the driver copies `args` before the call returns.
-        unsafe { self.stream.launch_builder(function).arg(args).launch(config) }
-            .map(|_| ())
+        unsafe { self.launch_on((x, y), threads, function, ptr::from_ref(args).cast_mut().cast()) }
             .map_err(|e| self.error(format_args!("{kernel} {shape}"), e))
+    }
+
+    /// # Safety
+    /// That of [`Device::launch`]; `args` points to the kernel's one argument.
+    unsafe fn launch_on(
+        &self,
+        grid: (u32, u32),
+        threads: u32,
+        function: &CudaFunction,
+        args: *mut c_void,
+    ) -> std::result::Result<(), DriverError> {
+        self.context.bind_to_thread()?;
+        let mut attribute = CUlaunchAttribute {
+            id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = CUlaunchConfig {
+            gridDimX: grid.0,
+            gridDimY: grid.1,
+            gridDimZ: 1,
+            blockDimX: threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: 0,
+            hStream: self.stream.cu_stream(),
+            attrs: &raw mut attribute,
+            numAttrs: self.programmatic.into(),
+        };
+        let mut parameters = [args];
+        // SAFETY: the caller's promise; config, attribute and parameters outlive the call, which copies them.
+        unsafe {
+            sys::cuLaunchKernelEx(&raw const config, function.cu_function(), parameters.as_mut_ptr(), ptr::null_mut())
+        }
+        .result()
     }
 }
 
-/// Every kernel by its name, from the code in the bundles that suits the device.
+/// Every kernel by its name, from the code in the bundles that suits the device, and which kind of code that is.
 fn load(
     context: &Arc<CudaContext>,
     device: &str,
     major: u32,
     minor: u32,
-) -> Result<HashMap<&'static str, CudaFunction>> {
+) -> Result<(HashMap<&'static str, CudaFunction>, Kind)> {
     let mut kernels = HashMap::new();
+    let mut kind = Kind::Cubin;
     for (file, bytes) in bundle::BUNDLES {
-        let code = bundle::code(bytes, major, minor).map_err(|what| error(device, what))?;
+        let (code, of) = bundle::code(bytes, major, minor).map_err(|what| error(device, what))?;
+        kind = if of == Kind::Ptx { of } else { kind };
         let fail = |what: &str, e: DriverError| error(device, format_args!("kernels {file}{what}: {}", words(e)));
         let module = context.load_module(Ptx::from_binary(code)).map_err(|e| fail("", e))?;
         for name in super::KERNELS.iter().filter(|k| k.file == file).flat_map(|k| k.names) {
@@ -153,5 +225,5 @@ fn load(
             kernels.insert(*name, function);
         }
     }
-    Ok(kernels)
+    Ok((kernels, kind))
 }

@@ -1,8 +1,6 @@
 //! The CUDA backend: the driver alone, opened at run time; kernels compiled beforehand (`kernels/README.md`).
 //!
-//! It does [`Linear`]: memory, and projections of q8_0, q4_0 and q4_1 weights with every [`Input`]; and the residual
-//! [`Cuda::add`]. Weights of other types are refused by [`Linear::fan`]. Attention, embedding and the cache are not
-//! part of it yet, so it is not a `Backend`.
+//! Weights of types without kernels are refused by [`Linear::fan`], heads of other sizes by [`Backend::attend`].
 //!
 //! # Launches
 //! A projection takes two launches with and without a valve, one more for each further quantization type among the
@@ -15,20 +13,28 @@
 //! there are no float atomics. They differ from the CPU backend's, whose sums have another order.
 
 mod args;
+mod attend;
 mod bundle;
+mod cache;
 mod device;
+mod graph;
 mod project;
+mod step;
 mod weights;
 
+pub use cache::Cache;
 pub use device::Device;
 pub use weights::{Delta, Fan};
 
-use crate::backend::{Batch, Input, Linear, Owed, Term};
+use crate::backend::{Backend, Batch, CacheSpec, Heads, Input, Linear, Owed, PageId, Rope, Term};
 use crate::error::{Error, Result};
 use crate::quant;
 use crate::tensor::Tensor;
-use cudarc::driver::{CudaSlice, PinnedHostSlice};
+use attend::Attention;
+use cudarc::driver::{CudaSlice, PinnedHostSlice, result};
+use graph::Graphs;
 use project::Acts;
+use step::Step;
 
 /// The kernels of one .cu file.
 struct KernelFile {
@@ -36,13 +42,20 @@ struct KernelFile {
     names: &'static [&'static str],
 }
 
-const KERNELS: [KernelFile; 3] = [
-    KernelFile { file: "expand", names: &["residual_r1", "residual_r2", "residual_r4", "residual_r8"] },
+const EXPAND_NAMES: [&str; 8] =
+    ["residual_r1", "residual_r2", "residual_r4", "residual_r8", "settle_r1", "settle_r2", "settle_r4", "settle_r8"];
+
+const KERNELS: [KernelFile; 7] = [
+    KernelFile { file: "attend", names: &attend::ATTEND_NAMES },
+    KernelFile { file: "embed", names: &["embed_q8_0", "embed_q4_0", "embed_q4_1"] },
+    KernelFile { file: "expand", names: &EXPAND_NAMES },
     KernelFile { file: "matvec", names: &project::MATVEC_NAMES },
     KernelFile {
         file: "quantize",
         names: &["quantize_rows", "quantize_gated_r1", "quantize_gated_r2", "quantize_gated_r4", "quantize_gated_r8"],
     },
+    KernelFile { file: "rope", names: &["rope_store_r1", "rope_store_r2", "rope_store_r4", "rope_store_r8"] },
+    KernelFile { file: "rows", names: &["gather_rows"] },
 ];
 
 /// Activations `[rows, cols]` on the device.
@@ -58,42 +71,27 @@ pub struct Vector {
     len: usize,
 }
 
-/// A step's rows, in one copy: `[openings, outputs]`, 4 bytes each.
-struct Step {
-    host: PinnedHostSlice<u32>,
-    device: CudaSlice<u32>,
-    rows: usize,
-    slots: usize,
-    outputs: usize,
+/// Values in a quantization block.
+const BLOCK: usize = 32;
+/// Most rows of a step that is kept as a graph: steps of more are seldom alike, and long beside their launches.
+const MAX_GRAPH_ROWS: usize = 64;
+
+/// Values that can be copied back at first; more make it grow.
+const READBACK: usize = 1 << 17;
+
+fn int(n: usize) -> i32 {
+    i32::try_from(n).unwrap_or(i32::MAX)
 }
-
-impl Step {
-    fn new(device: &Device, words: usize) -> Result<Self> {
-        // SAFETY: the memory is written below, before anything reads it.
-        let host = unsafe { device.context().alloc_pinned::<u32>(words) };
-        let mut host = host.map_err(|e| device.error(format_args!("pinning {words} words"), e))?;
-        let start = host.as_mut_ptr().map_err(|e| device.error("pinning memory", e))?;
-        // SAFETY: `words` words from `start` are this allocation.
-        unsafe { start.write_bytes(0, words) };
-        Ok(Self { host, device: device.zeros(words)?, rows: 0, slots: 0, outputs: 0 })
-    }
-
-    /// Bytes of the openings, which stand before the outputs.
-    fn openings_bytes(&self) -> u64 {
-        (self.rows * self.slots * size_of::<f32>()) as u64
-    }
-}
-
-/// Words a step has room for at first; more rows or slots make it grow.
-const STEP_WORDS: usize = 4096;
-/// Most rows of a batch: the second side of a launch.
-const MAX_ROWS: usize = 65_535;
 
 /// A backend on one CUDA device.
 pub struct Cuda {
     device: Device,
     step: Step,
     acts: Acts,
+    attention: Attention,
+    graphs: Graphs,
+    /// What is copied back passes here.
+    readback: PinnedHostSlice<f32>,
     launches: u64,
 }
 
@@ -104,27 +102,19 @@ impl Cuda {
     /// Those of [`Device::open`].
     pub fn open(ordinal: usize) -> Result<Self> {
         let device = Device::open(ordinal)?;
-        let step = Step::new(&device, STEP_WORDS)?;
-        let acts = Acts::new(&device)?;
-        Ok(Self { device, step, acts, launches: 0 })
+        let (step, acts, attention) = (Step::new(&device)?, Acts::new(&device)?, Attention::new(&device)?);
+        let readback = device.pinned_for_reading(READBACK)?;
+        Ok(Self { device, step, acts, attention, graphs: Graphs::new(), readback, launches: 0 })
     }
 
-    /// The device's name.
-    pub fn name(&self) -> &str {
-        self.device.name()
+    /// The device below.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Kernels launched so far.
     pub fn launches(&self) -> u64 {
         self.launches
-    }
-
-    /// `h += y`, with what y (output 0) owes; h and y `[rows, cols]`.
-    ///
-    /// # Errors
-    /// [`Error::Argument`] if the shapes do not fit each other and the step; [`Error::Device`] if the launch fails.
-    pub fn add(&mut self, h: &mut Buf, y: &Buf, owed: Option<Owed<'_, Self>>) -> Result<()> {
-        self.residual(h, y, owed)
     }
 }
 
@@ -163,25 +153,12 @@ impl Linear for Cuda {
     }
 
     fn begin(&mut self, batch: &Batch<'_>) -> Result<()> {
-        let (rows, slots) = (batch.tokens.len(), batch.slots);
-        if rows == 0 || rows > MAX_ROWS || rows.checked_mul(slots) != Some(batch.openings.len()) {
-            let given = batch.openings.len();
-            return Err(Error::argument("batch", format!("{rows} rows, {slots} slots and {given} openings")));
+        self.abandon();
+        self.acts.of = None;
+        if self.step.fill(&self.device, batch)? {
+            self.graphs.clear();
         }
-        if let Some(row) = batch.outputs.iter().find(|r| **r as usize >= rows) {
-            return Err(Error::argument("batch", format!("output row {row} of {rows} rows")));
-        }
-        let words = batch.openings.len() + batch.outputs.len();
-        if words > self.step.host.len() {
-            self.step = Step::new(&self.device, words.next_power_of_two())?;
-        }
-        let Self { device, step, .. } = self;
-        (step.rows, step.slots, step.outputs) = (rows, slots, batch.outputs.len());
-        let host = step.host.as_mut_slice().map_err(|e| device.error("waiting for the last step's copy", e))?;
-        let values = batch.openings.iter().map(|o| o.to_bits()).chain(batch.outputs.iter().copied());
-        host.iter_mut().zip(values).for_each(|(to, from)| *to = from);
-        let copied = device.stream().memcpy_htod(&step.host, &mut step.device);
-        copied.map_err(|e| device.error(format_args!("copying a step of {rows} rows"), e))
+        Ok(())
     }
 
     fn project(
@@ -198,14 +175,25 @@ impl Linear for Cuda {
     }
 
     fn download(&mut self, src: &Buf, dst: &mut [f32]) -> Result<()> {
-        let from = src.data.try_slice(..dst.len()).filter(|_| dst.len() <= src.rows * src.cols);
-        let from = from.ok_or_else(|| Error::argument("dst", format!("{} values of a smaller buffer", dst.len())))?;
-        if dst.is_empty() {
+        let n = dst.len();
+        if n > src.data.len() || n > src.rows * src.cols {
+            return Err(Error::argument("dst", format!("{n} values of a smaller buffer")));
+        }
+        if n == 0 {
             return Ok(());
         }
-        let copied = self.device.stream().memcpy_dtoh(&from, dst);
-        copied.map_err(|e| self.device.error(format_args!("copying {} values back", dst.len()), e))?;
-        self.device.synchronize()
+        if n > self.readback.len() {
+            self.readback = self.device.pinned_for_reading(n.next_power_of_two())?;
+        }
+        let failed = |e| self.device.error(format_args!("copying {n} values back"), e);
+        let host = &mut self.readback.as_mut_slice().map_err(failed)?[..n];
+        let (from, stream) = (self.device.address(&src.data), self.device.stream());
+        stream.context().bind_to_thread().map_err(failed)?;
+        // SAFETY: `from` has n values, as was checked, and `host` is written by no one else until the wait below.
+        unsafe { result::memcpy_dtoh_async(host, from, stream.cu_stream()) }.map_err(failed)?;
+        self.device.synchronize()?;
+        dst.copy_from_slice(host);
+        Ok(())
     }
 
     fn upload(&mut self, dst: &mut Buf, src: &[f32]) -> Result<()> {
@@ -218,5 +206,65 @@ impl Linear for Cuda {
         let copied = self.device.stream().memcpy_htod(src, &mut to);
         copied.map_err(|e| self.device.error(format_args!("copying {} values in", src.len()), e))?;
         self.device.synchronize()
+    }
+}
+
+impl Backend for Cuda {
+    type Cache = Cache;
+
+    fn cache(&self, spec: &CacheSpec) -> Result<Cache> {
+        Cache::new(&self.device, spec)
+    }
+
+    fn copy_page(&mut self, cache: &mut Cache, from: PageId, to: PageId) -> Result<()> {
+        cache.copy_page(&self.device, from, to)
+    }
+
+    fn read_page(&mut self, cache: &Cache, page: PageId, out: &mut [u8]) -> Result<()> {
+        cache.read_page(&self.device, page, out)
+    }
+
+    fn write_page(&mut self, cache: &mut Cache, page: PageId, data: &[u8]) -> Result<()> {
+        cache.write_page(&self.device, page, data)
+    }
+
+    fn replay(&mut self, version: u64) -> Result<bool> {
+        self.replay_step(version)
+    }
+
+    fn finish(&mut self) -> Result<bool> {
+        self.finish_step()
+    }
+
+    fn embed(&mut self, h: &mut Buf, table: &Fan) -> Result<()> {
+        self.embed_rows(h, table)
+    }
+
+    fn rope_store(
+        &mut self,
+        qkv: [&mut Buf; 3],
+        owed: Option<Owed<'_, Self>>,
+        cache: &mut Cache,
+        layer: usize,
+        rope: &Rope,
+        heads: &Heads,
+    ) -> Result<()> {
+        self.rope_store_rows(qkv, owed, (cache, layer), rope, heads)
+    }
+
+    fn keep_outputs(&mut self, bufs: [&mut Buf; 2]) -> Result<()> {
+        self.gather(bufs)
+    }
+
+    fn attend(&mut self, y: &mut Buf, q: &Buf, cache: &Cache, layer: usize, heads: &Heads) -> Result<()> {
+        self.attend_rows(y, q, cache, layer, heads)
+    }
+
+    fn add(&mut self, h: &mut Buf, y: &Buf, owed: Option<Owed<'_, Self>>) -> Result<()> {
+        self.residual(Some(h), y, owed, self.step.rows())
+    }
+
+    fn settle_outputs(&mut self, y: &mut Buf, owed: Owed<'_, Self>) -> Result<()> {
+        self.residual(None, y, Some(owed), self.step.outputs())
     }
 }

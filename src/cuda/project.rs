@@ -2,7 +2,7 @@
 
 use super::args::{self, Expand, MAX_PARTS, Part, Shrink};
 use super::weights::Weight;
-use super::{Buf, Cuda, Delta, Device, Fan};
+use super::{BLOCK, Buf, Cuda, Delta, Device, Fan, int};
 use crate::backend::{Input, Owed};
 use crate::error::{Error, Result};
 use crate::tensor::TensorType;
@@ -13,8 +13,6 @@ const MATVEC_WARPS: usize = 4;
 const MATVEC_THREADS: u32 = 128;
 const QUANTIZE_THREADS: u32 = 256;
 const RESIDUAL_THREADS: u32 = 64;
-/// Values in a quantization block.
-const BLOCK: usize = 32;
 /// Warps that each multiprocessor should find in a matvec before a warp takes several outputs.
 const WARPS_PER_MULTIPROCESSOR: usize = 16;
 
@@ -50,7 +48,7 @@ pub(super) const MATVEC_NAMES: [&str; 21] = [
 pub(super) const TYPES: [TensorType; 3] = [TensorType::Q8_0, TensorType::Q4_0, TensorType::Q4_1];
 
 /// The rows that kernels for `rows` rows take at a time.
-fn row_tile(rows: usize) -> usize {
+pub(super) fn row_tile(rows: usize) -> usize {
     match rows {
         1 | 2 => rows,
         3 | 4 => 4,
@@ -74,6 +72,8 @@ pub(super) struct Acts {
     sums: CudaSlice<i32>,
     floats: CudaSlice<f32>,
     capacity: usize,
+    /// The buffer whose rows are here, by its address: attention leaves its result so.
+    pub of: Option<u64>,
 }
 
 impl Acts {
@@ -89,7 +89,27 @@ impl Acts {
             sums: device.zeros(blocks)?,
             floats: device.zeros(values)?,
             capacity: values,
+            of: None,
         })
+    }
+
+    /// Room for `values` values. Returns whether memory moved.
+    pub(super) fn reserve(&mut self, device: &Device, values: usize) -> Result<bool> {
+        let moves = values > self.capacity;
+        if moves {
+            *self = Self::of(device, values.next_power_of_two())?;
+        }
+        Ok(moves)
+    }
+
+    /// Where they are, with the values before if `keep`.
+    pub(super) fn args(&self, d: &Device, keep: bool) -> args::Quantized {
+        args::Quantized {
+            quants: d.address(&self.quants),
+            scales: d.address(&self.scales),
+            sums: d.address(&self.sums),
+            floats: if keep { d.address(&self.floats) } else { 0 },
+        }
     }
 }
 
@@ -102,14 +122,10 @@ pub(super) struct Prepared {
     row_map: u64,
 }
 
-fn int(n: usize) -> i32 {
-    i32::try_from(n).unwrap_or(i32::MAX)
-}
-
 impl Cuda {
     /// The rows of `x`, which reads the outputs' rows alone if it is [`Input::NormedOutputs`].
     fn rows_of(&self, x: &Input<'_, Self>) -> usize {
-        if let Input::NormedOutputs { .. } = x { self.step.outputs } else { self.step.rows }
+        if let Input::NormedOutputs { .. } = x { self.step.outputs() } else { self.step.rows() }
     }
 
     /// Every shape that the kernels take on trust.
@@ -121,7 +137,7 @@ impl Cuda {
         fan: &Fan,
         delta: Option<&Delta>,
     ) -> Result<()> {
-        let (rows, n_in, batch) = (self.rows_of(x), fan.n_in, self.step.rows);
+        let (rows, n_in, batch) = (self.rows_of(x), fan.n_in, self.step.rows());
         let holds = |buf: &Buf, rows: usize, cols: usize| buf.rows >= rows && buf.cols == cols;
         let fits = match x {
             Input::Raw(x) => holds(x, rows, n_in),
@@ -142,7 +158,7 @@ impl Cuda {
         if delta.n_in != n_in || delta.expansions.len() > fan.weights.len() || !outputs_meet {
             return Err(Error::argument("delta", "its terms do not fit the fan"));
         }
-        if delta.slots > self.step.slots || u.rows < rows || u.cols < delta.rank {
+        if delta.slots > self.step.slots() || u.rows < rows || u.cols < delta.rank {
             let (ranks, slots) = (delta.rank, delta.slots);
             return Err(Error::argument("u", format!("{ranks} ranks in {slots} slots do not fit it and the batch")));
         }
@@ -150,7 +166,7 @@ impl Cuda {
     }
 
     /// The expand of output `output`, checked against the rows and columns of y.
-    fn expand(&self, owed: Option<Owed<'_, Self>>, output: usize, rows: usize, n: usize) -> Result<Expand> {
+    pub(super) fn expand(&self, owed: Option<Owed<'_, Self>>, output: usize, rows: usize, n: usize) -> Result<Expand> {
         let Some(owed) = owed else { return Ok(Expand::default()) };
         let Some(Some(e)) = owed.delta.expansions.get(output) else { return Ok(Expand::default()) };
         if e.n_out != n || owed.u.rows < rows || owed.u.cols < owed.delta.rank {
@@ -167,21 +183,21 @@ impl Cuda {
         })
     }
 
-    /// Norms or gates the input and quantizes it; `keep` the f32 values too, for a shrink.
+    /// Norms or gates the input and quantizes it, if that is not done yet; `keep` the f32 values too, for a shrink.
     pub(super) fn prepare(&mut self, x: &Input<'_, Self>, fan: &Fan, keep: bool) -> Result<Prepared> {
         let (rows, n) = (self.rows_of(x), fan.n_in);
-        if rows * n > self.acts.capacity {
-            self.acts = Acts::of(&self.device, (rows * n).next_power_of_two())?;
+        if let Input::Raw(x) = x
+            && self.acts.of == Some(self.device.address(&x.data))
+        {
+            return Ok(Prepared { rows, x: self.device.address(&x.data), row_map: 0 });
+        }
+        self.acts.of = None;
+        if self.acts.reserve(&self.device, rows * n)? {
+            self.graphs.clear();
         }
         let d = &self.device;
-        let floats = d.address(&self.acts.floats);
-        let out = args::Quantized {
-            quants: d.address(&self.acts.quants),
-            scales: d.address(&self.acts.scales),
-            sums: d.address(&self.acts.sums),
-            floats: if keep { floats } else { 0 },
-        };
-        let outputs = d.address(&self.step.device) + self.step.openings_bytes();
+        let (out, floats) = (self.acts.args(d, keep), d.address(&self.acts.floats));
+        let outputs = self.step.output_rows(d).unwrap_or(0);
         let grid = n.div_ceil(QUANTIZE_THREADS as usize);
         let shape = format_args!("[{rows} x {n}]");
         let simple = |x: &Buf, weight: u64, row_map: u64, eps: f32, out: args::Quantized| {
@@ -229,13 +245,13 @@ impl Cuda {
         let mut shrink = delta.map_or_else(Shrink::default, |delta| Shrink {
             a: d.address(&delta.a),
             x: x.x,
-            openings: d.address(&self.step.device),
+            openings: self.step.openings(d),
             row_map: x.row_map,
             scale: d.address(&delta.scale),
             slot: d.address(&delta.slot),
             u: d.address(&u.data),
             rank: int(delta.rank),
-            slots: int(self.step.slots),
+            slots: int(self.step.slots()),
             u_stride: int(u.cols),
             a_is_f32: delta.a_is_f32.into(),
         });
@@ -279,18 +295,26 @@ impl Cuda {
         Ok(())
     }
 
-    pub(super) fn residual(&mut self, h: &mut Buf, y: &Buf, owed: Option<Owed<'_, Self>>) -> Result<()> {
-        let (rows, n) = (self.step.rows, h.cols);
-        if h.rows < rows || y.rows < rows || y.cols != n || n == 0 || rows == 0 {
+    /// `h += y + B u` or, without h, `y += B u`, on `rows` rows.
+    pub(super) fn residual(
+        &mut self,
+        h: Option<&mut Buf>,
+        y: &Buf,
+        owed: Option<Owed<'_, Self>>,
+        rows: usize,
+    ) -> Result<()> {
+        let n = y.cols;
+        if y.rows < rows || h.as_ref().is_some_and(|h| h.rows < rows || h.cols != n) || n == 0 || rows == 0 {
             return Err(Error::argument("y", format!("h and y are not {rows} rows of {n}")));
         }
         let expand = self.expand(owed, 0, rows, n)?;
-        let (h, y) = (self.device.address(&h.data), self.device.address(&y.data));
-        let args = args::Residual { h, y, expand, n: int(n), rows: int(rows) };
         let tile = row_tile(rows);
+        let kernel = format!("{}_r{tile}", if h.is_some() { "residual" } else { "settle" });
+        let y = self.device.address(&y.data);
+        let (h, y) = h.map_or((y, 0), |h| (self.device.address(&h.data), y));
+        let args = args::Residual { h, y, expand, n: int(n), rows: int(rows) };
         let grid = (n.div_ceil(RESIDUAL_THREADS as usize), rows.div_ceil(tile));
-        let kernel = format!("residual_r{tile}");
-        // SAFETY: residual_rR takes this struct; the shapes were checked above and by `expand`.
+        // SAFETY: residual_rR and settle_rR take this struct; the shapes were checked above and by `expand`.
         unsafe { self.device.launch(&kernel, grid, RESIDUAL_THREADS, &args, format_args!("[{rows} x {n}]")) }?;
         self.launches += 1;
         Ok(())

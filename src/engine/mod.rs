@@ -1,6 +1,7 @@
 //! The engine: one model on one device, stepping all its sessions together.
 
 mod core;
+mod device;
 mod openings;
 mod prefix;
 mod save;
@@ -9,15 +10,16 @@ mod session;
 mod thoughts;
 
 pub use crate::kv::CacheUse;
+pub use device::Device;
 pub use session::{Cancel, Event, Generation, Overflow, Session, Stop};
 
 use self::core::{Core, Limits, SequenceId};
+use self::device::Placed;
 use self::thoughts::Thoughts;
 use crate::backend::Precision;
-use crate::cpu::Cpu;
 use crate::error::{Error, Result};
 use crate::kv::{PAGE_LEN, Pages};
-use crate::model::{Forward, Model, StageSpec, Weights};
+use crate::model::{Model, StageSpec};
 use crate::sampler::{Grammars, Sampler, Sampling};
 use crate::tensor::TensorType;
 use crate::valve::Adapter;
@@ -27,6 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 /// How an engine is made.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
+    pub device: Device,
     /// Threads of the processor; all of it by default.
     pub threads: usize,
     /// Tokens of one session, prompt and answer together; 0 takes what the model was trained on.
@@ -44,7 +47,15 @@ impl Default for EngineOptions {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let kv_type = TensorType::F16;
-        Self { threads, context: 0, sessions: 1, batch: 512, kv_type, precision: Precision::default() }
+        Self {
+            device: Device::default(),
+            threads,
+            context: 0,
+            sessions: 1,
+            batch: 512,
+            kv_type,
+            precision: Precision::default(),
+        }
     }
 }
 
@@ -57,6 +68,8 @@ pub struct Engine {
     model: Arc<Model>,
     grammars: Arc<Grammars>,
     core: Arc<Mutex<Core>>,
+    device: Arc<str>,
+    fallback: Option<Arc<str>>,
 }
 
 /// An attached adapter: which openings turn it.
@@ -82,11 +95,11 @@ impl Valve {
 }
 
 impl Engine {
-    /// Loads `model` on the processor.
+    /// Loads `model` on the device that `options` name.
     ///
     /// # Errors
-    /// [`Error::Argument`] naming the option that is out of range; the errors of
-    /// [`Weights::load`].
+    /// [`Error::Argument`] naming the option that is out of range; [`Error::Device`] for a device that is not there,
+    /// does not run the model or has too little memory; the errors of [`Weights::load`](crate::model::Weights::load).
     pub fn new(model: Arc<Model>, options: &EngineOptions) -> Result<Self> {
         Self::with_progress(model, options, &mut |_| true)
     }
@@ -114,18 +127,26 @@ impl Engine {
         };
         let rows = options.batch.min(context.saturating_mul(options.sessions)).max(options.sessions);
         let outputs = options.sessions.max(MIN_OUTPUTS.min(rows));
-        let backend = Cpu::new(options.threads, options.precision)?;
-        let weights = Arc::new(Weights::load(model.gguf(), config, &backend, progress)?);
         let spec = StageSpec { rows, outputs, pages, page_len: PAGE_LEN, kv_type: options.kv_type };
-        let stage = Box::new(Forward::new(backend, config.clone(), weights, spec)?);
+        let Placed { stage, device, fallback } = Placed::new(&model, options, spec, progress)?;
         let EngineOptions { kv_type, precision, .. } = *options;
         let limits = Limits { context, rows, outputs, vocab: config.vocab, kv_type, precision };
         let core = Arc::new(Mutex::new(Core::new(stage, pages, limits, Thoughts::of(&model))));
-        Ok(Self { model, grammars: Arc::default(), core })
+        Ok(Self { model, grammars: Arc::default(), core, device: device.into(), fallback: fallback.map(Into::into) })
     }
 
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// The name of the device: `cpu`, or as its driver has it.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// Why [`Device::Auto`] became the processor, in words, if it did.
+    pub fn fallback(&self) -> Option<&str> {
+        self.fallback.as_deref()
     }
 
     /// Tokens that fit one session.

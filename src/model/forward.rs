@@ -58,6 +58,8 @@ pub struct Forward<B: Backend> {
     config: Config,
     weights: Arc<Weights<B>>,
     valves: Arc<ValveSet<B>>,
+    /// Counts the changes of what the backend's verbs are given.
+    version: u64,
     cache: B::Cache,
     buffers: Buffers<B>,
     spec: StageSpec,
@@ -87,7 +89,7 @@ impl<B: Backend> Forward<B> {
             ty: spec.kv_type,
         })?;
         let valves = Arc::new(ValveSet::build(&backend, &[], config.layers)?);
-        Ok(Self { backend, config, weights, valves, cache, buffers, spec })
+        Ok(Self { backend, config, weights, valves, version: 0, cache, buffers, spec })
     }
 
     /// The device below.
@@ -137,6 +139,26 @@ impl<B: Backend> Forward<B> {
         backend.add(h, y, delta.map(|delta| Owed { u: u_down, delta }))
     }
 
+    /// The whole step; `outputs`: whether any row's logits are wanted.
+    fn verbs(&mut self, outputs: bool) -> Result<()> {
+        let (weights, valves) = (self.weights.clone(), self.valves.clone());
+        self.backend.embed(&mut self.buffers.h, &weights.embed)?;
+        for (index, layer) in weights.layers.iter().enumerate() {
+            self.qkv(index, layer, &valves)?;
+            if index + 1 == weights.layers.len() {
+                // Past the last layer's keys and values, a row is computed for its logits alone.
+                if !outputs {
+                    return Ok(());
+                }
+                self.backend.keep_outputs([&mut self.buffers.h, &mut self.buffers.wide[0]])?;
+            }
+            self.attention(index, layer, &valves)?;
+            let next = weights.layers.get(index + 1).map_or(&*weights.head, |layer| &layer.qkv);
+            self.ffn_half(index, layer, next, &valves)?;
+        }
+        self.head(&valves)
+    }
+
     fn head(&mut self, valves: &ValveSet<B>) -> Result<()> {
         let Buffers { h, logits, u: [u, _], .. } = &mut self.buffers;
         let x = Input::NormedOutputs { x: h, weight: &self.weights.norm, eps: self.config.norm_eps };
@@ -161,27 +183,18 @@ where
         let u = |valves: &ValveSet<B>| self.backend.buf(self.spec.rows, valves.rank());
         self.buffers.u = [u(&valves)?, u(&valves)?];
         self.valves = Arc::new(valves);
+        self.version += 1;
         Ok(())
     }
 
     fn step(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()> {
-        let (weights, valves) = (self.weights.clone(), self.valves.clone());
         self.backend.begin(batch)?;
-        self.backend.embed(&mut self.buffers.h, &weights.embed)?;
-        for (index, layer) in weights.layers.iter().enumerate() {
-            self.qkv(index, layer, &valves)?;
-            if index + 1 == weights.layers.len() {
-                // Past the last layer's keys and values, a row is computed for its logits alone.
-                if batch.outputs.is_empty() {
-                    return Ok(());
-                }
-                self.backend.keep_outputs([&mut self.buffers.h, &mut self.buffers.wide[0]])?;
+        while !self.backend.replay(self.version)? {
+            self.verbs(!batch.outputs.is_empty())?;
+            if self.backend.finish()? {
+                break;
             }
-            self.attention(index, layer, &valves)?;
-            let next = weights.layers.get(index + 1).map_or(&weights.head, |layer| &layer.qkv);
-            self.ffn_half(index, layer, next, &valves)?;
         }
-        self.head(&valves)?;
         self.backend.download(&self.buffers.logits, logits)
     }
 

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::tensor::Tensor;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 /// A fan of the model: projections that read the same x.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,12 +80,12 @@ pub struct Layer<B: Linear> {
 /// A model's weights on a backend.
 pub struct Weights<B: Linear> {
     /// `[embed, vocab]`: row t is token t's embedding.
-    pub embed: B::Fan,
+    pub embed: Arc<B::Fan>,
     pub layers: Vec<Layer<B>>,
     /// `[embed]`
     pub norm: B::Vector,
     /// `[embed, vocab]`; the embedding itself in models that tie the two.
-    pub head: B::Fan,
+    pub head: Arc<B::Fan>,
 }
 
 /// Finds tensors, checks shapes, and remembers which names were used.
@@ -139,7 +140,7 @@ impl<B: Linear> Weights<B> {
         let mut finder = Finder { gguf, used: HashSet::from(["rope_freqs.weight".to_string()]) };
         let table = [config.embed, config.vocab];
         let embedding = finder.take("token_embd.weight", &table)?;
-        let embed = backend.fan(&[&embedding])?;
+        let embed = Arc::new(backend.fan(&[&embedding])?);
         let mut layers = Vec::with_capacity(config.layers);
         for index in 0..config.layers {
             layers.push(finder.layer(backend, config, index)?);
@@ -149,8 +150,8 @@ impl<B: Linear> Weights<B> {
         }
         let norm = backend.vector(&finder.take("output_norm.weight", &[config.embed])?)?;
         let head = match gguf.tensor("output.weight")? {
-            Some(_) => backend.fan(&[&finder.take("output.weight", &table)?])?,
-            None => backend.fan(&[&embedding])?,
+            Some(_) => Arc::new(backend.fan(&[&finder.take("output.weight", &table)?])?),
+            None => embed.clone(),
         };
         if let Some(unused) = gguf.tensors().iter().find(|t| !finder.used.contains(&t.name)) {
             let name = config.architecture.name;

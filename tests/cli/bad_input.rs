@@ -1,6 +1,6 @@
 //! What the program says of input that it can not use.
 
-use super::{Folder, valve};
+use super::{Folder, succeed, valve};
 use std::process::{Command, Output};
 
 /// Runs a command that must fail and say why on one line that holds `names`.
@@ -143,4 +143,15 @@ fn files_of_ids_are_checked() {
     }
     misuse(folder.command("logits", &["--out", &out]), &["--ids", "--file"]);
     misuse(folder.command("logits", &["-f", "x", "--ids", "y", "--out", &out]), &["--ids", "--file"]);
+}
+
+#[test]
+fn a_device_that_cannot_run_the_model_is_named_and_auto_takes_the_processor_and_says_so_once() {
+    let folder = Folder::new();
+    misuse(folder.command("run", &["--device", "gpu"]), &["--device", "\"gpu\"", "cuda:N"]);
+    refuse(folder.command("run", &["--device", "cuda:99"]), &["cuda"]);
+    let on = |device| ["--device", device, "--temp", "0", "-n", "16", "-p", "the hint"];
+    let (auto, said) = succeed(folder.command("run", &on("auto")).output().unwrap());
+    assert_eq!(auto, folder.stdout("run", &on("cpu")));
+    assert_eq!(said.matches("running on the CPU").count(), 1, "{said}");
 }

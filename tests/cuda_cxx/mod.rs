@@ -1,8 +1,6 @@
 //! Compiles the CUDA kernels for the CPU: kernels/README.md says how that works.
 
-#[path = "../support/cxx.rs"]
-mod cxx;
-
+use crate::support::cxx;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -12,6 +12,7 @@ pub mod peer_ids;
 pub mod reference;
 pub mod sampling;
 pub mod session;
+pub mod shaped;
 pub mod stage;
 pub mod touch;
 

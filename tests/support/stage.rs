@@ -1,7 +1,7 @@
 //! A stage driven row by row, so that tests decide what stands beside what in a batch.
 
 use super::reference::{Delta, Hyper, Reference};
-use cotvalve::backend::{Batch, Precision, Span};
+use cotvalve::backend::{Backend, Batch, Precision, Span};
 use cotvalve::cpu::Cpu;
 use cotvalve::cpu::simd::Level;
 use cotvalve::gguf::Gguf;
@@ -47,8 +47,8 @@ impl Default for Setup {
 pub const FLOAT: fn() -> Setup = || Setup { precision: Precision::Float, kv_type: TensorType::F32, ..Setup::default() };
 
 /// A model's layers and the files they came from.
-pub struct Runner {
-    forward: Forward<Cpu>,
+pub struct Runner<B: Backend = Cpu> {
+    forward: Forward<B>,
     gguf: Gguf,
     adapters: Vec<Arc<Adapter>>,
     config: Config,
@@ -60,12 +60,23 @@ pub fn parse(name: &str, bytes: Vec<u8>) -> Gguf {
 
 impl Runner {
     pub fn new(model: Vec<u8>, adapters: &[Vec<u8>], setup: Setup) -> Self {
+        let backend = Cpu::at_level(setup.threads, setup.precision, setup.level).unwrap();
+        Self::on(backend, model, adapters, setup.kv_type)
+    }
+
+    /// Parallel regions run so far.
+    pub fn regions(&self) -> u64 {
+        self.forward.backend().regions()
+    }
+}
+
+impl<B: Backend + Send> Runner<B> {
+    pub fn on(backend: B, model: Vec<u8>, adapters: &[Vec<u8>], kv_type: TensorType) -> Self {
         let gguf = parse("model.gguf", model);
         let config = Config::read(&gguf).unwrap();
-        let backend = Cpu::at_level(setup.threads, setup.precision, setup.level).unwrap();
         let weights = Arc::new(Weights::load(&gguf, &config, &backend, &mut |_| true).unwrap());
         let pages = (SEQUENCES * PAGES) as usize;
-        let spec = StageSpec { rows: 128, outputs: 128, pages, page_len: PAGE, kv_type: setup.kv_type };
+        let spec = StageSpec { rows: 128, outputs: 128, pages, page_len: PAGE, kv_type };
         let mut forward = Forward::new(backend, config.clone(), weights, spec).unwrap();
         let has_output = gguf.info("output.weight").is_some();
         let read = |b: &Vec<u8>| Adapter::read(&parse("adapter.gguf", b.clone()), &config, has_output).unwrap();
@@ -74,9 +85,13 @@ impl Runner {
         Self { forward, gguf, adapters, config }
     }
 
-    /// Parallel regions run so far.
-    pub fn regions(&self) -> u64 {
-        self.forward.backend().regions()
+    /// Attaches the same adapters again.
+    pub fn reattach(&mut self) {
+        self.forward.attach(&self.adapters).unwrap();
+    }
+
+    pub fn stage(&mut self) -> &mut Forward<B> {
+        &mut self.forward
     }
 
     /// What each slot turns: an adapter, and which part of it.
