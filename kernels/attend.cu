@@ -3,9 +3,9 @@
 //   y = sum over p of softmax_p(s_p) v_p,  s_p = scale q.k_p, or softcap tanh(scale q.k_p / softcap),
 //   p in 0 ..= n, of which a window leaves the last `window`
 //
-// Shapes: q, y [rows, heads * head_dim]; the cache as in rows.cuh, f32, f16 or q8_0 (head_dim a multiple of 32);
-// heads / kv_heads query heads read one head of keys and values. `out` is y in blocks of 8 bits, as quantize.cuh has
-// them, if out.quants is not null; heads / kv_heads * head_dim is then a multiple of 32.
+// Shapes: q, y [rows, heads * head_dim]; the cache as in rows.cuh, its strips 16-byte aligned; of q8_0, head_dim is a
+// multiple of 32 and page_len of 8. heads / kv_heads query heads read one head of keys and values. `out` is y in blocks
+// of 8 bits, as quantize.cuh has them, if out.quants is not null; heads / kv_heads * head_dim is then a multiple of 32.
 // Launch: attend_dD_T for head_dim D and type T of the cache: block (128), grid (splits, kv_heads * n_rows), no dynamic
 // shared memory.
 //
