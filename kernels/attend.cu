@@ -3,21 +3,24 @@
 //   y = sum over p of softmax_p(s_p) v_p,  s_p = scale q.k_p, or softcap tanh(scale q.k_p / softcap),
 //   p in 0 ..= n, of which a window leaves the last `window`
 //
-// Shapes: q, y [rows, heads * head_dim]; the cache as in rows.cuh, f32, f16 or q8_0 (head_dim a multiple of 32);
-// heads / kv_heads query heads read one head of keys and values. `out` is y in blocks of 8 bits, as quantize.cuh has
-// them, if out.quants is not null; heads / kv_heads * head_dim is then a multiple of 32.
+// Shapes: q, y [rows, heads * head_dim]; the cache as in rows.cuh, its strips 16-byte aligned; of q8_0, head_dim is a
+// multiple of 32 and page_len of 8. heads / kv_heads query heads read one head of keys and values. `out` is y in blocks
+// of 8 bits, as quantize.cuh has them, if out.quants is not null; heads / kv_heads * head_dim is then a multiple of 32.
 // Launch: attend_dD_T for head_dim D and type T of the cache: block (128), grid (splits, kv_heads * n_rows), no dynamic
 // shared memory.
 //
-// A chunk is 256 positions, counted from 0; a block takes the chunks splits apart. Of each head it makes the largest
-// score, the sum of the weights and the values summed by weight. One chunk is the whole row: the block divides and is
-// done. Else these go to `partials`, and the last block to arrive joins all chunks of the row in ascending order. So
-// the bits of y depend on the row, its keys and values, and the types: not on splits, on n_rows or on which block is
-// last. It leaves its counter in `arrivals`, [n_rows, kv_heads] and 0 before the first launch, at 0.
+// A row's context is cut into at most 64 chunks, of 64 positions or, where that would not do, of 64 times the least
+// power of two that does; they are counted from position 0. A block takes the chunks splits apart. Of each head it
+// makes the largest score, the sum of the weights and the values summed by weight, in steps of at most 256 positions.
+// One chunk is the whole row: the block divides and is done. Else these go to `partials`, and the last block to arrive
+// joins all chunks of the row in ascending order. So the bits of y depend on the row, its keys and values, and the
+// types: not on splits, on n_rows or on which block is last. That one leaves its counter in `arrivals`, [n_rows,
+// kv_heads] and 0 before the first launch, at 0.
 //
-// partials, of n_rows * heads * chunks_max * (D + 2) floats, chunks_max the most chunks of a row: sums
-// [n_rows, kv_heads, chunks_max, heads / kv_heads, D], then (largest, total) [n_rows, kv_heads, chunks_max,
-// heads / kv_heads, 2]. 16-byte aligned. Chunks count from the first that the window leaves.
+// partials, of n_rows * heads * chunks_max * (D + 2) floats, 16-byte aligned: sums [n_rows, kv_heads, chunks_max,
+// heads / kv_heads, D], then (largest, total) [n_rows, kv_heads, chunks_max, heads / kv_heads, 2]. chunks_max is no
+// less than the chunks of any row: min(64, ceil(context / 64)) of the longest is enough. Chunks count from the first
+// that the window leaves.
 #include "attend.cuh"
 
 // ---- Scores -------------------------------------------------------------------------------------------------------
@@ -29,7 +32,7 @@ struct KeyLanes {
     static constexpr int ALL = D / VALUES;
     static constexpr int LANES = (ALL & -ALL) < WARP ? (ALL & -ALL) : WARP;
     static constexpr int PIECES = ALL / LANES;
-    static constexpr int FIT = 80 / (PIECES * VALUES);
+    static constexpr int FIT = 64 / (PIECES * VALUES);
     static constexpr int POSITIONS = FIT >= 16 ? 16 : FIT >= 8 ? 8 : FIT >= 4 ? 4 : FIT >= 2 ? 2 : 1;
     static constexpr int STRIDE = ATTEND_WARPS * WARP / LANES;  // between two positions of a lane
 };
@@ -65,7 +68,7 @@ static __device__ __forceinline__ void load_queries(const AttendArgs& args, Atte
     }
 }
 
-// s.scores of the reader's heads, those of the chunk's positions outside begin .. end apart.
+// s.scores of the reader's heads, those of the step's positions outside begin .. end apart.
 template <int D, int TYPE>
 static __device__ __forceinline__ void make_scores(const AttendArgs& args, AttendShared<D>& s, const Reader& reader) {
     using K = KeyLanes<D, TYPE>;
@@ -114,13 +117,14 @@ static __device__ __forceinline__ void make_scores(const AttendArgs& args, Atten
     }
 }
 
-// Scores to weights, relative to the largest; s.tops and s.totals get each warp's largest score and sum of weights.
+// Scores to weights, relative to the largest so far; s.tops and s.totals get each warp's largest score and sum of
+// weights.
 template <int D, int HEADS>
 static __device__ __forceinline__ void make_weights(AttendShared<D>& s, const Reader& reader) {
-    constexpr int STEP = ATTEND_THREADS / HEADS;
+    constexpr int APART = ATTEND_THREADS / HEADS;
     const int h = threadIdx.x % HEADS, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    float top = LEAST, total = 0.0f;
-    for (int p = threadIdx.x / HEADS; p < reader.end; p += STEP) {
+    float top = reader.first_step() ? LEAST : s.top[h], total = 0.0f;
+    for (int p = threadIdx.x / HEADS; p < reader.end; p += APART) {
         if (p >= reader.begin) top = fmaxf(top, s.scores[p * HEADS + h]);
     }
 #pragma unroll
@@ -131,7 +135,7 @@ static __device__ __forceinline__ void make_weights(AttendShared<D>& s, const Re
     __syncthreads();
 #pragma unroll
     for (int w = 0; w < ATTEND_WARPS; w++) top = fmaxf(top, s.tops[w * HEADS + h]);
-    for (int p = threadIdx.x / HEADS; p < reader.end; p += STEP) {
+    for (int p = threadIdx.x / HEADS; p < reader.end; p += APART) {
         if (p < reader.begin) continue;
         const float weight = exp2f(__fadd_rn(s.scores[p * HEADS + h], -top));
         s.scores[p * HEADS + h] = weight;
@@ -174,7 +178,7 @@ template <int D, int TYPE, int HEADS>
 static __device__ __forceinline__ void sum_values(const AttendShared<D>& s, const Reader& reader,
                                                   float (&sums)[HEADS][ValueLanes<D, TYPE>::VALUES]) {
     using V = ValueLanes<D, TYPE>;
-    constexpr int DEPTH = 8, BATCH = DEPTH * V::GROUPS;
+    constexpr int DEPTH = TYPE == CACHE_F32 ? 4 : 6, BATCH = DEPTH * V::GROUPS;
     const int part = threadIdx.x % V::PARTS, group = threadIdx.x / V::PARTS;
     if (group >= V::GROUPS) return;
     for (int base = reader.begin / BATCH * BATCH; base < reader.end; base += BATCH) {
@@ -213,26 +217,31 @@ static __device__ __forceinline__ void attend_values(const AttendArgs& args, Att
     finish_values<D, HEADS>(args, s, reader, sums);
 }
 
-// One chunk for one tile of heads.
+// One chunk for one tile of heads. The barriers of the step before, up to the first one of finish_values, have freed
+// what a step writes before its own first.
 template <int D, int TYPE>
-static __device__ __forceinline__ void attend_chunk(const AttendArgs& args, AttendShared<D>& s, const Reader& reader) {
-    __syncthreads();  // what came before has left s
-    find_keys<D, TYPE>(args, s, reader);
+static __device__ __forceinline__ void attend_chunk(const AttendArgs& args, AttendShared<D>& s, Reader& reader) {
+    reader.enter_chunk(reader.number);
     load_queries<D, TYPE>(args, s, reader);
-    __syncthreads();
-    make_scores<D, TYPE>(args, s, reader);
-    __syncthreads();
-    if (reader.width == TILE_HEADS) attend_values<D, TYPE, TILE_HEADS>(args, s, reader);
-    else attend_values<D, TYPE, TILE_HEADS / 2>(args, s, reader);
+    for (;;) {
+        find_keys<D, TYPE>(args, s, reader);
+        __syncthreads();
+        make_scores<D, TYPE>(args, s, reader);
+        __syncthreads();
+        if (reader.width == TILE_HEADS) attend_values<D, TYPE, TILE_HEADS>(args, s, reader);
+        else attend_values<D, TYPE, TILE_HEADS / 2>(args, s, reader);
+        if (reader.last_step()) return;
+        reader.enter_step(reader.step + STEP);
+    }
 }
 
-// Asks for the keys and values of the reader's chunk; those of this step may not lie there yet.
+// Asks for the keys and values of the reader's step; those of this row may not lie there yet.
 template <int D, int TYPE>
-static __device__ __forceinline__ void prefetch_chunk(const AttendArgs& args, const Reader& reader) {
+static __device__ __forceinline__ void prefetch_step(const AttendArgs& args, const Reader& reader) {
     const uint32_t* table = args.rows.pages + args.rows.tables[reader.row];
     const int page_len = args.cache.page_len, shift = __popc(page_len - 1);
     for (int p = reader.begin + threadIdx.x; p < reader.end; p += ATTEND_THREADS) {
-        const int position = reader.chunk * CHUNK + p;
+        const int position = reader.step + p;
         const char* strip_of_keys = strip(args.cache, table[position >> shift], 0, reader.kv_head);
         const char* keys = stored_row<TYPE>(strip_of_keys, page_len, D, position & (page_len - 1)).data;
         for (int line = 0; line < D * STORED_BYTES<TYPE>; line += LINE_BYTES) {
@@ -245,8 +254,8 @@ static __device__ __forceinline__ void prefetch_chunk(const AttendArgs& args, co
 // Whether this block is the last of the row's and its head of keys and values.
 template <int D>
 static __device__ __forceinline__ bool last_to_arrive(const AttendArgs& args, AttendShared<D>& s,
-                                                       const Reader& reader) {
-    const uint32_t blocks = min(args.splits, reader.chunks());
+                                                      const Reader& reader) {
+    const uint32_t blocks = min(args.splits, reader.chunks);
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -262,28 +271,23 @@ static __device__ __forceinline__ bool last_to_arrive(const AttendArgs& args, At
 template <int D, int TYPE>
 static __device__ __forceinline__ void attend(const AttendArgs& args, AttendShared<D>& s) {
     release_next();
-    Reader reader = {};
-    reader.row = blockIdx.y / args.cache.kv_heads, reader.kv_head = blockIdx.y % args.cache.kv_heads;
-    reader.group = args.heads / args.cache.kv_heads;
-    reader.to_values = args.cache.kv_heads * strip_bytes(args.cache);
-    reader.last = args.rows.positions[reader.row];
-    reader.first = args.window ? max(0, reader.last + 1 - args.window) : 0;
-    if (static_cast<int>(blockIdx.x) >= reader.chunks()) return;  // writes nothing, so it need not wait
-    reader.enter(blockIdx.x);
-    if (args.prefetch) prefetch_chunk<D, TYPE>(args, reader);
+    Reader reader = find_reader(args, blockIdx.y / args.cache.kv_heads, blockIdx.y % args.cache.kv_heads);
+    const int first_head = reader.kv_head * reader.group, end = first_head + reader.group, chunks = reader.chunks;
+    // A block without a chunk writes nothing, so it need not wait. A row that the host has no room for is left alone.
+    if (static_cast<int>(blockIdx.x) >= chunks || chunks > args.chunks_max) return;
+    reader.enter_chunk(blockIdx.x);
+    if (args.prefetch) prefetch_step<D, TYPE>(args, reader);
     await_previous();
-    const int end = (reader.kv_head + 1) * reader.group;
-    for (int number = blockIdx.x; number < reader.chunks(); number += args.splits) {
-        reader.enter(number);
-        for (reader.head = reader.kv_head * reader.group; reader.head < end; reader.head += TILE_HEADS) {
+    for (reader.number = blockIdx.x; reader.number < chunks; reader.number += args.splits) {
+        for (reader.head = first_head; reader.head < end; reader.head += TILE_HEADS) {
             reader.heads = min(TILE_HEADS, end - reader.head);
             reader.width = reader.heads > TILE_HEADS / 2 ? TILE_HEADS : TILE_HEADS / 2;
             attend_chunk<D, TYPE>(args, s, reader);
-            if (reader.chunks() == 1) quantize_heads(args, s, reader);
+            if (chunks == 1) quantize_heads(args, s, reader);
         }
     }
-    if (reader.chunks() == 1 || !last_to_arrive(args, s, reader)) return;
-    for (reader.head = reader.kv_head * reader.group; reader.head < end; reader.head += TILE_HEADS) {
+    if (chunks == 1 || !last_to_arrive(args, s, reader)) return;
+    for (reader.head = first_head; reader.head < end; reader.head += TILE_HEADS) {
         reader.heads = min(TILE_HEADS, end - reader.head);
         join_chunks(args, s, reader);
         quantize_heads(args, s, reader);

@@ -81,6 +81,7 @@ struct RopeShared {
 
 template <int ROWS>
 static __device__ __forceinline__ void rope_store(const RopeStoreArgs& args, RopeShared<ROWS>& s) {
+    release_next();
     const int lane = threadIdx.x % WARP, head_dim = args.cache.head_dim;
     const int q_tiles = (args.heads * head_dim + WARP - 1) / WARP;
     const int kv_tiles = (args.cache.kv_heads * head_dim + WARP - 1) / WARP;
@@ -91,7 +92,6 @@ static __device__ __forceinline__ void rope_store(const RopeStoreArgs& args, Rop
     const int n = (which == 0 ? args.heads : args.cache.kv_heads) * head_dim;
     const int column = tile * WARP + lane, offset = column % head_dim;
     const double turns = which < 2 && offset < args.rotated ? args.turns[offset / 2] : 0.0;
-    release_next();
     await_previous();
     // Lane r finds the place of row r, so that the loads of all rows are in flight together.
     if (lane < ROWS && first_row + lane < args.n_rows) {

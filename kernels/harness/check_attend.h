@@ -60,7 +60,7 @@ inline AttendResult run_attend(const AttendCase& c, const AttendInputs& in, int 
     Device<int32_t> sums(n / BLOCK);
     Device<uint32_t> arrivals(std::vector<uint32_t>(in.rows.count() * c.kv_heads, 0));
     AttendArgs args = {rows.get(), in.cache.shape, q.get(), y.get(), {}, nullptr, arrivals.get(), c.scale(), c.softcap,
-                       c.window, c.heads(), in.rows.count(), splits, ceil_div(longest, CHUNK), splits % 2};
+                       c.window, c.heads(), in.rows.count(), splits, chunks_max(longest), splits % 2};
     args.cache.data = reinterpret_cast<char*>(data.get());
     Device<float> partials(partial_floats(args));
     args.partials = partials.get();
@@ -157,6 +157,9 @@ inline void check_attends(bool extra) {
         }
         check_attend({type, 64, 3, 1, 16, 300, 5.0f, seed++}, {600, 290, 40});
         check_attend({type, 128, 4, 1, 512, 1, 0, seed++}, {257, 2});
+        // Chunks of several steps, and of twice the least.
+        check_attend({type, 64, 2, 1, 64, 0, 0, seed++}, {16500});
+        check_attend({type, 64, 1, 1, 64, 700, 0, seed++}, {17000, 4200});
         if (extra) check_attend({type, 128, 4, 8, 64, 0, 0, seed++}, {4096, 30000, 130});
     }
 }

@@ -154,6 +154,9 @@ inline void launch_attend_many(const AttendManyArgs& args, int tiles, cudaStream
     CUDA(cudaGetLastError());
 }
 
+// args.chunks_max for contexts of up to `longest` positions.
+inline int chunks_max(int longest) { return std::min(MOST_CHUNKS, ceil_div(longest, LEAST_CHUNK)); }
+
 // Floats of args.partials.
 inline size_t partial_floats(const AttendArgs& args) {
     return static_cast<size_t>(args.n_rows) * args.heads * args.chunks_max * (args.cache.head_dim + 2);

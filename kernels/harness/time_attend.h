@@ -59,7 +59,7 @@ private:
     AttentionScratch(int type, const PagedRows& sequences, int context, size_t n)
         : rows(sequences), cache{nullptr, 1, TIMED_KV_HEADS, TIMED_DIM, TIMED_PAGE, type, 0}, q(n * width()),
           k(n * width()), v(n * width()), y(n * width()), scales(n * width() / BLOCK),
-          partials(n * TIMED_HEADS * ceil_div(context, CHUNK) * (TIMED_DIM + 2)), quants(n * width()),
+          partials(n * TIMED_HEADS * chunks_max(context) * (TIMED_DIM + 2)), quants(n * width()),
           sums(n * width() / BLOCK), arrivals(std::vector<uint32_t>(n * TIMED_KV_HEADS, 0)),
           turns(std::vector<double>(TIMED_DIM / 2, 0.01)) {}
 };
@@ -68,7 +68,7 @@ inline void time_decode(Gpu& gpu, Report& report, int type, int sequences, int c
     Rng rng(5);
     AttentionScratch s(gpu, type, sequences, context, 1, rng);
     DeviceRows rows(s.rows);
-    int chunks = ceil_div(context, CHUNK);
+    int chunks = chunks_max(context);
     int splits = pick_splits(chunks, TIMED_KV_HEADS, sequences, gpu.props.multiProcessorCount);
     const bool fits = s.layer_bytes < gpu.props.l2CacheSize / 2;
     const int launches = std::max(20, std::min(400, s.cache.layers));
