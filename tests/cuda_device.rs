@@ -407,7 +407,7 @@ fn on_a_device_shapes_that_do_not_fit_are_refused() {
 /// How often all tests together open a device.
 const DEVICES_OPENED: usize = 14;
 
-/// The tests above again, in a process of its own that finds the emulated driver.
+/// The tests above again, in a process of its own that finds the emulated driver, in both orders of lanes.
 #[test]
 fn the_backend_meets_the_truth_over_the_emulated_driver() {
     if !cuda_cxx::emulates() {
@@ -415,13 +415,16 @@ fn the_backend_meets_the_truth_over_the_emulated_driver() {
     }
     let folder = tempfile::tempdir().unwrap();
     cuda_cxx::compile("emulation/driver.cpp", &folder.path().join("libcuda.so"), &["-shared", "-fPIC"]);
-    let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["on_a_device", "--nocapture"])
-        .env("LD_LIBRARY_PATH", folder.path())
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    let opened = text.matches("on emulated device").count();
-    assert_eq!(opened, DEVICES_OPENED, "{text}");
+    for reverse in [false, true] {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["on_a_device", "--nocapture"]).env("LD_LIBRARY_PATH", folder.path());
+        if reverse {
+            command.env("CUDA_EMU_REV", "1");
+        }
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "reverse {reverse}: {text}{}", String::from_utf8_lossy(&output.stderr));
+        let opened = text.matches("on emulated device").count();
+        assert_eq!(opened, DEVICES_OPENED, "reverse {reverse}: {text}");
+    }
 }

@@ -5,6 +5,7 @@
 //   harness time [--out F]   correctness, then timings, as a table and as JSON in F
 #include "check_attend_many.h"
 #include "check_rope.h"
+#include "check_rows.h"
 #ifndef CUDA_HOST_EMU
 #include "time_attend.h"
 
@@ -29,6 +30,7 @@ static int time_all(const std::string& out) {
 
 static int check_all(bool extra) {
     check_matvecs(extra);
+    check_rows();
     check_ropes();
     check_attends(extra);
     check_attend_manies(extra);
