@@ -160,6 +160,6 @@ inline void check_attends(bool extra) {
         // Chunks of several steps, and of twice the least.
         check_attend({type, 64, 2, 1, 64, 0, 0, seed++}, {16500});
         check_attend({type, 64, 1, 1, 64, 700, 0, seed++}, {17000, 4200});
-        if (extra) check_attend({type, 128, 4, 8, 64, 0, 0, seed++}, {4096, 30000, 130});
+        if (extra) check_attend({type, 128, 4, 2, 64, 0, 0, seed++}, {4096, 30000, 130});
     }
 }

@@ -99,5 +99,5 @@ inline void check_attend_manies(bool extra) {
     check_attend_many({CACHE_F16, 256, 1, 1, 64, 64, 0, seed++}, {200}, {150});
     check_unfit_values({CACHE_F16, 64, 1, 1, 16, 0, 0, seed++}, 70, 20);
     check_unfit_values({CACHE_F32, 80, 1, 1, 64, 9, 0, seed++}, 140, 66);
-    if (extra) check_attend_many({CACHE_F16, 128, 4, 8, 64, 0, 0, seed++}, {3000, 500}, {1000, 480});
+    if (extra) check_attend_many({CACHE_F16, 128, 2, 1, 64, 0, 0, seed++}, {1200, 500}, {700, 480});
 }
