@@ -16,10 +16,11 @@ const ATTEND_THREADS: u32 = 128;
 const GATHER_THREADS: u32 = 256;
 /// Columns of q, k or v that a warp of rope.cu covers.
 const TILE: usize = 32;
-/// Positions of a chunk of attend.cu.
-const CHUNK: usize = 256;
-/// Blocks of attention that each multiprocessor should find, if the context is long enough.
-const BLOCKS_PER_MULTIPROCESSOR: usize = 2;
+/// Positions of the shortest chunk of attend.cu, and the most chunks that it cuts a context into.
+const CHUNK: usize = 64;
+const MOST_CHUNKS: usize = 64;
+/// A block of attention takes one chunk as long as each multiprocessor has no more blocks than this.
+const BLOCKS_PER_MULTIPROCESSOR: usize = 16;
 /// Head sizes that attend.cu is compiled for.
 const HEAD_DIMS: [usize; 5] = [64, 80, 96, 128, 256];
 
@@ -82,12 +83,13 @@ impl Attention {
 
 /// The most chunks that a graph of this step may meet: contexts share a graph up to the next power of two.
 pub(super) fn chunk_bucket(context: usize) -> usize {
-    context.div_ceil(CHUNK).next_power_of_two()
+    context.div_ceil(CHUNK).next_power_of_two().min(MOST_CHUNKS)
 }
 
 /// Blocks that share the context of each row and head.
 fn splits(chunks: usize, strips: usize, multiprocessors: usize) -> usize {
-    chunks.min((BLOCKS_PER_MULTIPROCESSOR * multiprocessors).div_ceil(strips)).max(1)
+    let chunks_a_block = (chunks * strips).div_ceil(BLOCKS_PER_MULTIPROCESSOR * multiprocessors);
+    chunks.div_ceil(chunks_a_block.max(1))
 }
 
 impl Cuda {
@@ -213,6 +215,7 @@ impl Cuda {
             out: if quantizes { self.acts.args(d, false) } else { args::Quantized::default() },
             heads: *heads,
             chunks,
+            prefetch: rows * self.step.context() * cache.position_bytes() <= d.l2_bytes() / 2,
         };
         let (shares, tiles) = self.step.shares(d);
         if !shares.tiles.is_empty() {
@@ -261,6 +264,8 @@ struct Work {
     heads: Heads,
     /// Most chunks of a row.
     chunks: usize,
+    /// Whether the keys and values that are read come to no more than the L2 cache holds beside weights.
+    prefetch: bool,
 }
 
 impl Work {
@@ -295,7 +300,7 @@ impl Work {
             n_rows: int(rows),
             splits: int(splits),
             chunks_max: int(self.chunks),
-            prefetch: 0,
+            prefetch: self.prefetch.into(),
         };
         let kernel = attend_name(head_dim, self.ty).unwrap_or_default();
         let shape = format_args!("{rows} rows, {heads} heads, {} chunks", self.chunks);
@@ -339,11 +344,11 @@ mod tests {
 
     #[test]
     fn splits_fill_the_device_and_never_outnumber_the_chunks() {
-        assert_eq!([1, 256, 257, 513, 32_768].map(chunk_bucket), [1, 1, 2, 4, 128]);
+        assert_eq!([1, 64, 65, 1000, 32_768].map(chunk_bucket), [1, 1, 2, 16, 64]);
         assert_eq!(splits(1, 8, 132), 1);
-        assert_eq!(splits(128, 8, 132), 33);
-        assert_eq!(splits(16, 8, 132), 16);
-        assert_eq!(splits(128, 8 * 512, 132), 1);
+        assert_eq!(splits(64, 8, 132), 64);
+        assert_eq!(splits(64, 8 * 16, 132), 16);
+        assert_eq!(splits(64, 8 * 512, 132), 1);
     }
 
     #[test]

@@ -9,6 +9,8 @@ use cudarc::driver::CudaSlice;
 
 /// Values in a block of q8_0.
 const BLOCK: usize = 32;
+/// Positions of the smallest page: their scales start a multiple of 16 bytes apart.
+const PAGE_LEN_LEAST: usize = 8;
 /// Bytes of the scale of a block.
 const SCALE: usize = 2;
 
@@ -64,8 +66,9 @@ impl Cache {
         if attend_name(spec.head_dim, spec.ty).is_none() {
             return Err(device.unsupported(format_args!("heads of {} with a cache of {}", spec.head_dim, spec.ty)));
         }
-        if !spec.page_len.is_power_of_two() {
-            return Err(device.unsupported(format_args!("pages of {} positions, no power of two", spec.page_len)));
+        if !spec.page_len.is_power_of_two() || spec.page_len < PAGE_LEN_LEAST {
+            let least = PAGE_LEN_LEAST;
+            return Err(device.unsupported(format_args!("pages of {}, no power of two from {least}", spec.page_len)));
         }
         let strip = Strip { ty: spec.ty, page_len: spec.page_len, head_dim: spec.head_dim };
         let factors = [strip.bytes(), spec.kv_heads, 2, spec.layers, spec.pages];
@@ -96,6 +99,11 @@ impl Cache {
             },
             layer: int(layer),
         }
+    }
+
+    /// Bytes of the keys and values of a position in one layer.
+    pub(super) fn position_bytes(&self) -> usize {
+        2 * self.spec.kv_heads * self.strip.row_bytes()
     }
 
     fn page_bytes(&self) -> usize {
@@ -129,7 +137,7 @@ impl Cache {
 
     /// Positions that `bytes` bytes hold, of at most a page.
     fn positions(&self, bytes: usize) -> Result<usize> {
-        let position = self.spec.layers * 2 * self.spec.kv_heads * self.strip.row_bytes();
+        let position = self.spec.layers * self.position_bytes();
         if position == 0 || !bytes.is_multiple_of(position) || bytes / position > self.spec.page_len {
             return Err(Error::argument("page", format!("{bytes} bytes are no positions of {position} bytes")));
         }

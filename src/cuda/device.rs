@@ -23,6 +23,7 @@ const PROGRAMMATIC_SINCE: i32 = 9;
 pub struct Device {
     name: String,
     multiprocessors: usize,
+    l2_bytes: usize,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     kernels: HashMap<&'static str, CudaFunction>,
@@ -58,12 +59,12 @@ impl Device {
         let stream = context.new_stream().map_err(|e| fail("no stream could be made", e))?;
         let name = context.name().map_err(|e| fail("the device has no name", e))?;
         let (major, minor) = context.compute_capability().map_err(|e| fail(&name, e))?;
-        let attribute = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
-        let multiprocessors = context.attribute(attribute).map_err(|e| fail(&name, e))?;
+        let attribute = |which| context.attribute(which).map(|n| n.max(0) as usize).map_err(|e| fail(&name, e));
+        let multiprocessors = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.max(1);
+        let l2_bytes = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?;
         let (kernels, kind) = load(&context, &name, major.unsigned_abs(), minor.unsigned_abs())?;
         let programmatic = kind == Kind::Cubin && major >= PROGRAMMATIC_SINCE;
-        let multiprocessors = multiprocessors.max(1) as usize;
-        Ok(Self { name, multiprocessors, context, stream, kernels, programmatic })
+        Ok(Self { name, multiprocessors, l2_bytes, context, stream, kernels, programmatic })
     }
 
     /// The device's name, as the driver gives it.
@@ -82,6 +83,10 @@ impl Device {
     pub fn free_bytes(&self) -> Result<u64> {
         let free = self.context.bind_to_thread().and_then(|()| result::mem_get_info());
         free.map(|(free, _)| free as u64).map_err(|e| self.error("asking for free memory", e))
+    }
+
+    pub(super) fn l2_bytes(&self) -> usize {
+        self.l2_bytes
     }
 
     pub(super) fn stream(&self) -> &Arc<CudaStream> {
