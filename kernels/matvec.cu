@@ -15,7 +15,7 @@
 // The bits of y[row][o] depend on that row, that output and n_in alone: not on ROWS, OUTS, the other rows or the
 // shrink. Lane l sums the 16-byte chunks l, l + 32, ... (a block, of q8_0 half a block; its integer dot is exact) in
 // ascending order, one fma each; then warp_sum.
-#include "common.cuh"
+#include "shrink.cuh"
 
 constexpr int WARPS = 4;
 constexpr int MAX_PARTS = 4;
@@ -27,20 +27,6 @@ struct MatvecPart {
     float* y;
     int n_out;
     int blocks;
-};
-
-struct Shrink {
-    const void* a;            // f16 or f32 [rank, n_in]
-    const float* x;           // f32 [rows, n_in]: not the quantized activations, as on the CPU
-    const float* openings;    // f32 [rows of the batch, slots]
-    const uint32_t* row_map;  // row of the batch for each row of x, or null where they are the same
-    const float* scale;       // f32 [rank]
-    const uint32_t* slot;     // [rank]: column of openings
-    float* u;
-    int rank;                 // 0: no valve
-    int slots;
-    int u_stride;
-    int a_is_f32;
 };
 
 struct MatvecArgs {

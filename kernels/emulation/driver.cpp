@@ -11,10 +11,12 @@
 #include "../attend_many.cu"
 #include "../embed.cu"
 #include "../expand.cu"
+#include "../matmul.cu"
 #include "../matvec.cu"
 #include "../quantize.cu"
 #include "../rope.cu"
 #include "../rows.cu"
+#include "../shrink_many.cu"
 
 typedef int CUresult;
 typedef unsigned long long CUdeviceptr;
@@ -59,6 +61,10 @@ void launcher(dim3 grid, dim3 block, const void* args) {
         KERNEL(MatvecArgs, matvec_##type##_r2_o2), KERNEL(MatvecArgs, matvec_##type##_r4_o2),                     \
         KERNEL(MatvecArgs, matvec_##type##_r8_o2)
 
+#define MATMULS_OF(type)                                                                                          \
+    KERNEL(MatmulArgs, matmul_##type##_r32), KERNEL(MatmulArgs, matmul_##type##_r64),                             \
+        KERNEL(MatmulArgs, matmul_##type##_r128)
+
 #define ROWS_OF(args, name)                                                                                      \
     KERNEL(args, name##_r1), KERNEL(args, name##_r2), KERNEL(args, name##_r4), KERNEL(args, name##_r8)
 #define ATTENDS_OF(type)                                                                                          \
@@ -69,6 +75,10 @@ const std::map<std::string, Kernel> KERNELS = {
     MATVECS_OF(q8_0),
     MATVECS_OF(q4_0),
     MATVECS_OF(q4_1),
+    MATMULS_OF(q8_0),
+    MATMULS_OF(q4_0),
+    MATMULS_OF(q4_1),
+    KERNEL(ShrinkManyArgs, shrink_many),
     ROWS_OF(ResidualArgs, residual),
     ROWS_OF(ResidualArgs, settle),
     KERNEL(QuantizeArgs, quantize_rows),

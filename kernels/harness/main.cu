@@ -4,6 +4,7 @@
 //   harness small            the same without the largest shapes; the one thing the emulated build does
 //   harness time [--out F]   correctness, then timings, as a table and as JSON in F
 #include "check_attend_many.h"
+#include "check_matmul.h"
 #include "check_rope.h"
 #include "check_rows.h"
 #ifndef CUDA_HOST_EMU
@@ -30,6 +31,7 @@ static int time_all(const std::string& out) {
 
 static int check_all(bool extra) {
     check_matvecs(extra);
+    check_matmuls(extra);
     check_rows();
     check_ropes();
     check_attends(extra);
