@@ -54,6 +54,7 @@ static_assert(sizeof(MatmulArgs) == 320, "src/cuda/args.rs mirrors this struct")
 // A factor has at most 22 significant bits: see FLOAT_OF.
 
 struct Q8_0Block {
+    static constexpr int BYTES = 32;  // of quants
     static constexpr bool MINIMA = false;
     uint4 quants[2];
     uint32_t scale;
@@ -70,6 +71,7 @@ struct Q8_0Block {
 
 // w = d * (nibble - 8): nibble ^ 8 in a byte's upper half is 16 * (nibble - 8).
 struct Q4_0Block {
+    static constexpr int BYTES = 16;  // of quants
     static constexpr bool MINIMA = false;
     uint4 quants;
     uint32_t scale;
@@ -90,6 +92,7 @@ struct Q4_0Block {
 
 // w = d * nibble + m
 struct Q4_1Block {
+    static constexpr int BYTES = 16;  // of quants
     static constexpr bool MINIMA = true;
     uint4 quants;
     uint32_t scale;
@@ -109,6 +112,10 @@ struct Q4_1Block {
 };
 
 // ---- Shared memory ------------------------------------------------------------------------------------------------
+
+// Steps that are on their way while one is multiplied: with few rows a step is over long before the next has come.
+template <int ROWS>
+constexpr int STEPS_AHEAD = ROWS == 32 ? 3 : ROWS == 64 ? 2 : 1;
 
 // The bits of 1.5 * 2^23. An integer sum below 2^22 in magnitude that starts at them holds, read as a float, that
 // number plus the sum; and as a factor d has 22 bits at most, FLOAT_OF_ZERO * d is exact, and one fma makes sum * d.
@@ -136,7 +143,7 @@ struct ExpandStage {
 template <class W, int ROWS>
 struct MatmulShared {
     union {
-        MatmulStage<W, ROWS> stages[2];
+        MatmulStage<W, ROWS> stages[STEPS_AHEAD<ROWS> + 1];
         ExpandStage<ROWS> expand;
     };
     int open_columns;  // the first of the last columns of which some row was open
@@ -272,32 +279,48 @@ struct Matmul {
         }
     }
 
-    // W x, all of n_in. The weights of the first step are on their way before the activations are there.
+    // The tile's weights to the L2 cache, all at once; the first of its row tiles asks.
+    static __device__ __forceinline__ void prefetch_weights(const MatmulArgs& args, const MatmulTile& tile) {
+        const MatmulPart& part = args.parts[tile.part];
+        const size_t bytes = W::BYTES * static_cast<size_t>(args.n_in / BLOCK);
+        const size_t outs = min(TILE_OUTS, part.n_out - tile.first_out);
+        const char* from = reinterpret_cast<const char*>(part.quants) + tile.first_out * bytes;
+        for (size_t at = threadIdx.x * LINE_BYTES; at < outs * bytes; at += MATMUL_THREADS * LINE_BYTES) {
+            prefetch_l2(from + at);
+        }
+    }
+
+    // W x, all of n_in. The first weights are on their way before the activations are there.
     static __device__ __forceinline__ void product(const MatmulArgs& args, const MatmulTile& tile, Shared& shared,
                                                    Sums<ROWS>& sums) {
+        constexpr int AHEAD = STEPS_AHEAD<ROWS>, STAGES = AHEAD + 1;
         const int blocks = args.n_in / BLOCK, steps = (blocks + STEP_BLOCKS - 1) / STEP_BLOCKS;
-        W w = {};
-        load_weights(args, tile, 0, w);
+        W w[AHEAD] = {};
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) load_weights(args, tile, i, w[i]);
+        if (ROWS < 128 && blockIdx.x == 0) prefetch_weights(args, tile);
         await_previous();
-        copy_acts(args, tile, 0, shared.stages[0]);
-        store_weights(w, shared.stages[0]);
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) copy_acts(args, tile, i, shared.stages[i]);
+#pragma unroll 1
+        for (int first = 0; first < steps; first += AHEAD) {
+#pragma unroll
+            for (int i = 0; i < AHEAD; i++) {
+                const int step = first + i;
+                if (step >= steps) break;
+                Stage& now = shared.stages[step % STAGES];
+                store_weights(w[i], now);  // read last before the barrier of the step before
+                load_weights(args, tile, step + AHEAD, w[i]);
+                wait_copies<AHEAD - 1>();
+                __syncthreads();
+                copy_acts(args, tile, step + AHEAD, shared.stages[(step + AHEAD) % STAGES]);
+                const int there = min(STEP_BLOCKS, blocks - step * STEP_BLOCKS);
+#pragma unroll 1
+                for (int block = 0; block < there; block++) multiply(now, tile, block, sums);
+            }
+        }
         wait_copies<0>();
         __syncthreads();
-#pragma unroll 1
-        for (int step = 0; step < steps; step++) {
-            const Stage& now = shared.stages[step % 2];
-            Stage& next = shared.stages[(step + 1) % 2];
-            if (step + 1 < steps) {
-                load_weights(args, tile, step + 1, w);
-                copy_acts(args, tile, step + 1, next);
-            }
-            const int there = min(STEP_BLOCKS, blocks - step * STEP_BLOCKS);
-#pragma unroll 1
-            for (int block = 0; block < there; block++) multiply(now, tile, block, sums);
-            if (step + 1 < steps) store_weights(w, next);
-            wait_copies<0>();
-            __syncthreads();
-        }
     }
 
     // ---- The expand -----------------------------------------------------------------------------------------------
@@ -418,7 +441,7 @@ struct Matmul {
     }
 
 #define MATMULS(name, W)    \
-    MATMUL(name, W, 32, 6)  \
+    MATMUL(name, W, 32, 4)  \
     MATMUL(name, W, 64, 4)  \
     MATMUL(name, W, 128, 3)
 
