@@ -7,13 +7,13 @@
 // weight tile are neighbours, so that its bytes come from memory once. No dynamic shared memory.
 //
 // A block computes R rows of 64 outputs, a warp 32 rows of R / 2 outputs. 64 values of n_in at a time go to shared
-// memory, activations as they are, weights unpacked to int8, while the 64 before are multiplied.
+// memory, activations as they are, weights unpacked to int8, while those before are multiplied.
 //
 // Why int8 products and not f16: a product of 16 x 8 x 32 takes 8 fmas a thread for its scales beside it, and the
-// weights need no conversion. Per 32 values of a 128 x 128 tile that is about 1350 instructions of a warp, 340 clocks
+// weights need no conversion. Per 32 values of 128 x 128 outputs that is about 1400 instructions of a warp, 350 clocks
 // of a multiprocessor's four schedulers. f16 products would take 256 instructions of the tensor cores, at 256
 // multiply-adds a clock (8.6, 8.9, 12.0: f32 sums) 2048 clocks, where int8 ones take 512; at 1024 (8.0) 512 clocks
-// against 512 of f32 units; at some 2500 (9.0) 210 against 340. And int8 keeps the numbers of matvec.cu.
+// against 512 of f32 units; at some 2500 (9.0) 210 against 350. And int8 keeps the numbers of matvec.cu.
 //
 // The bits of y[row][o] depend on that row, that output and n_in alone: blocks of 32 in ascending order, each an exact
 // integer dot, t = dot * d rounded, then sum = t * x_scale + sum, one fma; with minima another, m * (x_scale * x_sum) +
@@ -23,7 +23,7 @@
 
 constexpr int MATMUL_PARTS = 4;
 constexpr int MATMUL_THREADS = 128;
-constexpr int TILE_OUTS = 64;                         // of a block
+constexpr int TILE_OUTS = 64;                    // of a block
 constexpr int STEP_BLOCKS = 2;                   // blocks of n_in in shared memory at a time
 constexpr int STEP_BYTES = STEP_BLOCKS * BLOCK;  // of a row, or of an output
 constexpr int STEP_PIECES = STEP_BYTES / 16;

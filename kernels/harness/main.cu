@@ -9,6 +9,7 @@
 #include "check_rows.h"
 #ifndef CUDA_HOST_EMU
 #include "time_attend.h"
+#include "time_matmul.h"
 
 static int time_all(const std::string& out) {
     Gpu gpu;
@@ -18,6 +19,7 @@ static int time_all(const std::string& out) {
     Report::header();
     time_matvecs(gpu, scratch, report);
     time_consumers(gpu, scratch, report);
+    time_matmuls(gpu, report);
     time_attentions(gpu, report);
     for (bool early : {false, true}) {
         programmatic = early;
