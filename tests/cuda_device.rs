@@ -17,16 +17,20 @@ use cotvalve::tensor::{Tensor, TensorType};
 
 /// Which half of a valve's work `project` does.
 trait Adds: Backend {
-    /// Whether `project` adds the expand to y.
-    const EXPANDS: bool;
+    /// Whether `project` adds the expand to y, in a batch of `rows` rows.
+    fn expands(rows: usize) -> bool;
 }
 
 impl Adds for Cpu {
-    const EXPANDS: bool = true;
+    fn expands(_: usize) -> bool {
+        true
+    }
 }
 
 impl Adds for Cuda {
-    const EXPANDS: bool = false;
+    fn expands(rows: usize) -> bool {
+        rows > 8
+    }
 }
 
 /// The device, or `None` with the reason said.
@@ -208,7 +212,7 @@ impl<'a, B: Adds> Step<'a, B> {
                 let rounded = rounded(x);
                 for o in 0..w.rows() {
                     let mut want = dot(&row_of(w, o), &rounded);
-                    if B::EXPANDS {
+                    if B::expands(self.rows) {
                         let (value, magnitude) = self.terms(setup, output, rows[i], o, x);
                         want = (want.0 + value, want.1 + magnitude);
                     }
@@ -233,7 +237,7 @@ impl<'a, B: Adds> Step<'a, B> {
 
     /// What a consumer reads for y, in f64, with the magnitude.
     fn settled(&self, setup: &Setup, output: usize, row: usize, o: usize, x: &[f32], y: f32) -> (f64, f64) {
-        let terms = if B::EXPANDS { (0.0, 0.0) } else { self.terms(setup, output, row, o, x) };
+        let terms = if B::expands(self.rows) { (0.0, 0.0) } else { self.terms(setup, output, row, o, x) };
         (f64::from(y) + terms.0, f64::from(y).abs() + terms.1)
     }
 
@@ -274,7 +278,7 @@ fn raw_and_residual<B: Adds>(b: &mut B, rows: usize) {
     for ((w, y), bare) in setup.weights.iter().zip(&out.0).zip(&bare.0) {
         let n = rows * w.rows();
         // Of an expanded y, its closed rows: the first two.
-        let n = if B::EXPANDS { n.min(2 * w.rows()) } else { n };
+        let n = if B::expands(rows) { n.min(2 * w.rows()) } else { n };
         assert_eq!(bits(&step.values(y, n)), bits(&step.values(bare, n)), "y with and without a valve");
     }
     let n = setup.weights[0].rows();
@@ -338,7 +342,7 @@ fn gated<B: Adds>(b: &mut B, rows: usize) {
 }
 
 fn all<B: Adds>(b: &mut B) {
-    for rows in [1, 2, 3, 5, 8, 11] {
+    for rows in [1, 2, 3, 5, 8, 9, 40, 70] {
         raw_and_residual(b, rows);
         normed(b, rows);
         gated(b, rows);
@@ -358,29 +362,33 @@ fn on_a_device_projections_meet_the_truth() {
 
 /// A closed row keeps the bits of no valve beside rows whose A·x overflows; and what a projection launches.
 #[test]
-fn on_a_device_a_closed_row_is_untouched_and_a_valve_adds_no_launch() {
+fn on_a_device_a_closed_row_is_untouched_and_a_valve_adds_a_launch_to_many_rows_alone() {
     let Some(mut cuda) = device() else { return };
     let rng = &mut Rng::new(7);
     let mut setup = Setup::new(rng, N_IN, &[(TensorType::Q4_0, 70)], &[(0, 0, 1.0, 4, TensorType::F32)]);
     setup.terms[0].3 = tensor(TensorType::F32, N_IN, &vec![3e38; 4 * N_IN]);
     let delta = cuda.delta(&setup.terms()).unwrap();
-    let mut step = Step::new(&mut cuda, rng, 4);
-    let x_buf = step.buf(N_IN, &vec![2.0; 4 * N_IN]);
-    let before = step.b.launches();
-    let bare = step.project(&setup, Input::Raw(&x_buf), None);
-    let between = step.b.launches();
-    let out = step.project(&setup, Input::Raw(&x_buf), Some(&delta));
-    assert_eq!((between - before, step.b.launches() - between), (2, 2), "launches without and with a valve");
-    let (y, bare_y) = (step.values(&out.0[0], 4 * 70), step.values(&bare.0[0], 4 * 70));
-    assert_eq!(bits(&y), bits(&bare_y));
-    let mut h = step.buf(70, &[0.25; 4 * 70]);
-    step.b.add(&mut h, &out.0[0], Some(Owed { u: &out.1, delta: &delta })).unwrap();
-    let h = step.values(&h, 4 * 70);
-    for (i, h) in h.iter().enumerate() {
-        if i / 70 < 2 {
-            assert_eq!(h.to_bits(), (0.25 + y[i]).to_bits(), "closed row {}", i / 70);
-        } else {
-            assert!(!h.is_finite(), "open row {}", i / 70);
+    for (rows, launches) in [(4, 2), (12, 3)] {
+        let mut step = Step::new(&mut cuda, rng, rows);
+        let x_buf = step.buf(N_IN, &vec![2.0; rows * N_IN]);
+        let before = step.b.launches();
+        let bare = step.project(&setup, Input::Raw(&x_buf), None);
+        let between = step.b.launches();
+        let out = step.project(&setup, Input::Raw(&x_buf), Some(&delta));
+        let got = (between - before, step.b.launches() - between);
+        assert_eq!(got, (2, launches), "launches of {rows} rows without and with a valve");
+        let (y, bare_y) = (step.values(&out.0[0], rows * 70), step.values(&bare.0[0], rows * 70));
+        let same = if Cuda::expands(rows) { 2 * 70 } else { rows * 70 };
+        assert_eq!(bits(&y[..same]), bits(&bare_y[..same]));
+        let mut h = step.buf(70, &vec![0.25; rows * 70]);
+        step.b.add(&mut h, &out.0[0], Some(Owed { u: &out.1, delta: &delta })).unwrap();
+        let h = step.values(&h, rows * 70);
+        for (i, h) in h.iter().enumerate() {
+            if i / 70 < 2 {
+                assert_eq!(h.to_bits(), (0.25 + y[i]).to_bits(), "closed row {}", i / 70);
+            } else {
+                assert!(!h.is_finite(), "open row {}", i / 70);
+            }
         }
     }
 }
@@ -405,7 +413,7 @@ fn on_a_device_shapes_that_do_not_fit_are_refused() {
 }
 
 /// How often all tests together open a device.
-const DEVICES_OPENED: usize = 14;
+const DEVICES_OPENED: usize = 16;
 
 /// The tests above again, in a process of its own that finds the emulated driver, in both orders of lanes.
 #[test]

@@ -16,7 +16,7 @@ pub(super) struct Part {
     pub blocks: i32,
 }
 
-/// `Shrink` of matvec.cu. All 0: no valve.
+/// `Shrink` of shrink.cuh. All 0: no valve.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub(super) struct Shrink {
@@ -41,6 +41,39 @@ pub(super) struct Matvec {
     pub x_quants: u64,
     pub x_scales: u64,
     pub x_sums: u64,
+    pub shrink: Shrink,
+    pub n_in: i32,
+    pub rows: i32,
+}
+
+/// `MatmulPart` of matmul.cu. The unused ones are all 0.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct MatmulPart {
+    pub quants: u64,
+    pub scales: u64,
+    pub y: u64,
+    pub expand: Expand,
+    pub n_out: i32,
+    pub tiles: i32,
+}
+
+/// `MatmulArgs` of matmul.cu.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Matmul {
+    pub parts: [MatmulPart; MAX_PARTS],
+    pub x_quants: u64,
+    pub x_scales: u64,
+    pub x_sums: u64,
+    pub n_in: i32,
+    pub rows: i32,
+}
+
+/// `ShrinkManyArgs` of shrink_many.cu.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct ShrinkMany {
     pub shrink: Shrink,
     pub n_in: i32,
     pub rows: i32,
@@ -210,6 +243,8 @@ pub(super) struct Gated {
 
 // The .cu files assert the same sizes.
 const _: () = assert!(size_of::<Matvec>() == 232);
+const _: () = assert!(size_of::<Matmul>() == 320);
+const _: () = assert!(size_of::<ShrinkMany>() == 80);
 const _: () = assert!(size_of::<Residual>() == 64);
 const _: () = assert!(size_of::<Quantize>() == 64);
 const _: () = assert!(size_of::<Gated>() == 136);
@@ -221,6 +256,10 @@ const _: () = assert!(size_of::<Gather>() == 24);
 
 // SAFETY: repr(C) structs of integers and floats without padding, laid out as the kernel declares its parameter.
 unsafe impl DeviceRepr for Matvec {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Matmul {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for ShrinkMany {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for Residual {}
 // SAFETY: as above.

@@ -18,6 +18,7 @@ mod bundle;
 mod cache;
 mod device;
 mod graph;
+mod matmul;
 mod project;
 mod shares;
 mod step;
@@ -46,7 +47,7 @@ struct KernelFile {
 const EXPAND_NAMES: [&str; 8] =
     ["residual_r1", "residual_r2", "residual_r4", "residual_r8", "settle_r1", "settle_r2", "settle_r4", "settle_r8"];
 
-const KERNELS: [KernelFile; 8] = [
+const KERNELS: [KernelFile; 10] = [
     KernelFile { file: "attend", names: &attend::ATTEND_NAMES },
     KernelFile {
         file: "attend_many",
@@ -54,6 +55,7 @@ const KERNELS: [KernelFile; 8] = [
     },
     KernelFile { file: "embed", names: &["embed_q8_0", "embed_q4_0", "embed_q4_1"] },
     KernelFile { file: "expand", names: &EXPAND_NAMES },
+    KernelFile { file: "matmul", names: &matmul::MATMUL_NAMES },
     KernelFile { file: "matvec", names: &project::MATVEC_NAMES },
     KernelFile {
         file: "quantize",
@@ -61,6 +63,7 @@ const KERNELS: [KernelFile; 8] = [
     },
     KernelFile { file: "rope", names: &["rope_store_r1", "rope_store_r2", "rope_store_r4", "rope_store_r8"] },
     KernelFile { file: "rows", names: &["gather_rows"] },
+    KernelFile { file: "shrink_many", names: &["shrink_many"] },
 ];
 
 /// Activations `[rows, cols]` on the device.
@@ -176,7 +179,10 @@ impl Linear for Cuda {
     ) -> Result<()> {
         self.check(ys, u, &x, fan, delta)?;
         let prepared = self.prepare(&x, fan, delta.is_some())?;
-        self.multiply(ys, u, &prepared, fan, delta)
+        match self.many() {
+            true => self.multiply_many(ys, u, &prepared, fan, delta),
+            false => self.multiply(ys, u, &prepared, fan, delta),
+        }
     }
 
     fn download(&mut self, src: &Buf, dst: &mut [f32]) -> Result<()> {
@@ -270,6 +276,7 @@ impl Backend for Cuda {
     }
 
     fn settle_outputs(&mut self, y: &mut Buf, owed: Owed<'_, Self>) -> Result<()> {
-        self.residual(None, y, Some(owed), self.step.outputs())
+        // Of many rows nothing is owed.
+        if self.many() { Ok(()) } else { self.residual(None, y, Some(owed), self.step.outputs()) }
     }
 }

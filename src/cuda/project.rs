@@ -115,7 +115,7 @@ impl Acts {
 
 /// A fan's input, on the device.
 pub(super) struct Prepared {
-    rows: usize,
+    pub rows: usize,
     /// The f32 activations, for the shrink.
     x: u64,
     /// The batch row of each row, or 0 where they are the same.
@@ -165,8 +165,13 @@ impl Cuda {
         Ok(())
     }
 
-    /// The expand of output `output`, checked against the rows and columns of y.
+    /// What a consumer of output `output` adds to it, checked against the rows and columns of y.
     pub(super) fn expand(&self, owed: Option<Owed<'_, Self>>, output: usize, rows: usize, n: usize) -> Result<Expand> {
+        self.terms(owed.filter(|_| !self.many()), output, rows, n)
+    }
+
+    /// The expand of output `output`, checked in the same way.
+    pub(super) fn terms(&self, owed: Option<Owed<'_, Self>>, output: usize, rows: usize, n: usize) -> Result<Expand> {
         let Some(owed) = owed else { return Ok(Expand::default()) };
         let Some(Some(e)) = owed.delta.expansions.get(output) else { return Ok(Expand::default()) };
         if e.n_out != n || owed.u.rows < rows || owed.u.cols < owed.delta.rank {
@@ -232,17 +237,9 @@ impl Cuda {
         Ok(prepared)
     }
 
-    /// One launch for each type among the fan's weights; the first one does the shrink.
-    pub(super) fn multiply(
-        &mut self,
-        ys: &mut [&mut Buf],
-        u: &mut Buf,
-        x: &Prepared,
-        fan: &Fan,
-        delta: Option<&Delta>,
-    ) -> Result<()> {
+    pub(super) fn shrink(&self, u: &mut Buf, x: &Prepared, delta: &Delta) -> Shrink {
         let d = &self.device;
-        let mut shrink = delta.map_or_else(Shrink::default, |delta| Shrink {
+        Shrink {
             a: d.address(&delta.a),
             x: x.x,
             openings: self.step.openings(d),
@@ -254,7 +251,20 @@ impl Cuda {
             slots: int(self.step.slots()),
             u_stride: int(u.cols),
             a_is_f32: delta.a_is_f32.into(),
-        });
+        }
+    }
+
+    /// One launch for each type among the fan's weights; the first one does the shrink.
+    pub(super) fn multiply(
+        &mut self,
+        ys: &mut [&mut Buf],
+        u: &mut Buf,
+        x: &Prepared,
+        fan: &Fan,
+        delta: Option<&Delta>,
+    ) -> Result<()> {
+        let mut shrink = delta.map_or_else(Shrink::default, |delta| self.shrink(u, x, delta));
+        let d = &self.device;
         for (t, ty) in TYPES.iter().enumerate() {
             let of_type = || fan.weights.iter().zip(ys.iter()).filter(|(w, _)| w.ty == *ty);
             let n_out: usize = of_type().map(|(w, _)| w.n_out).sum();
