@@ -65,9 +65,21 @@ static __device__ __forceinline__ void copy_async(void* to, const void* from) {
     const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(to));
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
 #elif defined(CUDA_HOST_EMU)
-    cuemu::copy_async(to, from);
+    cuemu::copy_async(to, from, 16);
 #else
     *static_cast<uint4*>(to) = *static_cast<const uint4*>(from);
+#endif
+}
+
+// The same for 4 bytes.
+static __device__ __forceinline__ void copy_word_async(void* to, const void* from) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(at), "l"(from) : "memory");
+#elif defined(CUDA_HOST_EMU)
+    cuemu::copy_async(to, from, 4);
+#else
+    *static_cast<uint32_t*>(to) = *static_cast<const uint32_t*>(from);
 #endif
 }
 

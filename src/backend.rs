@@ -13,9 +13,10 @@
 //! y_i += Σ_t B_t u_t   over the terms t of output i       the expand: done by `project` or the consumer of y_i
 //! ```
 //!
-//! Which of the two does the expand is the backend's choice, the same for every fan: either `project` adds it, and the
-//! consumers have nothing to add; or it leaves `y_i = W_i x` and `u`, and whoever reads `y_i` next adds the rest. The
-//! consumer is handed an [`Owed`] in both cases. Only the verbs that take it may read a y of a fan with a delta.
+//! Which of the two does the expand is the backend's choice, the same for every fan of a step: either `project` adds
+//! it, and the consumers have nothing to add; or it leaves `y_i = W_i x` and `u`, and whoever reads `y_i` next adds the
+//! rest. The consumer is handed an [`Owed`] in both cases. Only the verbs that take it may read a y of a fan with a
+//! delta.
 //! A row whose opening of a slot is zero (of either sign) skips that term in both halves: it is never
 //! multiplied by zero, since A·x may overflow.
 

@@ -14,19 +14,24 @@ use cotvalve::map::Bytes;
 use cotvalve::quant;
 use cotvalve::rng::Rng;
 use cotvalve::tensor::{Tensor, TensorType};
+use model::ALL_TYPES;
 
 /// Which half of a valve's work `project` does.
 trait Adds: Backend {
-    /// Whether `project` adds the expand to y.
-    const EXPANDS: bool;
+    /// Whether `project` adds the expand to y, in a batch of `rows` rows.
+    fn expands(rows: usize) -> bool;
 }
 
 impl Adds for Cpu {
-    const EXPANDS: bool = true;
+    fn expands(_: usize) -> bool {
+        true
+    }
 }
 
 impl Adds for Cuda {
-    const EXPANDS: bool = false;
+    fn expands(rows: usize) -> bool {
+        rows > 8
+    }
 }
 
 /// The device, or `None` with the reason said.
@@ -200,22 +205,8 @@ impl<'a, B: Adds> Step<'a, B> {
 
     /// Checks y and u against rows of x; `y_tolerance` is loose where x itself was computed and then quantized.
     fn check(&mut self, what: &str, setup: &Setup, x: &[Vec<f32>], out: &(Vec<B::Buf>, B::Buf), y_tolerance: f64) {
-        let batch_row = |i: usize| if x.len() == self.rows { i } else { self.outputs[i] as usize };
-        let rows: Vec<usize> = (0..x.len()).map(batch_row).collect();
-        for (output, (w, y)) in setup.weights.iter().zip(&out.0).enumerate() {
-            let got = self.values(y, x.len() * w.rows());
-            for (i, x) in x.iter().enumerate() {
-                let rounded = rounded(x);
-                for o in 0..w.rows() {
-                    let mut want = dot(&row_of(w, o), &rounded);
-                    if B::EXPANDS {
-                        let (value, magnitude) = self.terms(setup, output, rows[i], o, x);
-                        want = (want.0 + value, want.1 + magnitude);
-                    }
-                    near(what, got[i * w.rows() + o], want, y_tolerance);
-                }
-            }
-        }
+        self.check_outputs(what, setup, x, out, y_tolerance);
+        let rows = self.batch_rows(x.len());
         let cols = setup.ranks() + 3;
         let u = self.values(&out.1, x.len() * cols);
         for (i, row) in rows.iter().enumerate() {
@@ -231,9 +222,40 @@ impl<'a, B: Adds> Step<'a, B> {
         }
     }
 
+    /// The batch's row of each of `n`: all rows, or the outputs'.
+    fn batch_rows(&self, n: usize) -> Vec<usize> {
+        (0..n).map(|i| if n == self.rows { i } else { self.outputs[i] as usize }).collect()
+    }
+
+    /// Checks y alone.
+    fn check_outputs(
+        &mut self,
+        what: &str,
+        setup: &Setup,
+        x: &[Vec<f32>],
+        out: &(Vec<B::Buf>, B::Buf),
+        y_tolerance: f64,
+    ) {
+        let rows = self.batch_rows(x.len());
+        for (output, (w, y)) in setup.weights.iter().zip(&out.0).enumerate() {
+            let got = self.values(y, x.len() * w.rows());
+            for (i, x) in x.iter().enumerate() {
+                let rounded = if w.ty.is_quantized() { rounded(x) } else { x.clone() };
+                for o in 0..w.rows() {
+                    let mut want = dot(&row_of(w, o), &rounded);
+                    if B::expands(self.rows) {
+                        let (value, magnitude) = self.terms(setup, output, rows[i], o, x);
+                        want = (want.0 + value, want.1 + magnitude);
+                    }
+                    near(what, got[i * w.rows() + o], want, y_tolerance);
+                }
+            }
+        }
+    }
+
     /// What a consumer reads for y, in f64, with the magnitude.
     fn settled(&self, setup: &Setup, output: usize, row: usize, o: usize, x: &[f32], y: f32) -> (f64, f64) {
-        let terms = if B::EXPANDS { (0.0, 0.0) } else { self.terms(setup, output, row, o, x) };
+        let terms = if B::expands(self.rows) { (0.0, 0.0) } else { self.terms(setup, output, row, o, x) };
         (f64::from(y) + terms.0, f64::from(y).abs() + terms.1)
     }
 
@@ -274,7 +296,7 @@ fn raw_and_residual<B: Adds>(b: &mut B, rows: usize) {
     for ((w, y), bare) in setup.weights.iter().zip(&out.0).zip(&bare.0) {
         let n = rows * w.rows();
         // Of an expanded y, its closed rows: the first two.
-        let n = if B::EXPANDS { n.min(2 * w.rows()) } else { n };
+        let n = if B::expands(rows) { n.min(2 * w.rows()) } else { n };
         assert_eq!(bits(&step.values(y, n)), bits(&step.values(bare, n)), "y with and without a valve");
     }
     let n = setup.weights[0].rows();
@@ -337,8 +359,36 @@ fn gated<B: Adds>(b: &mut B, rows: usize) {
     step.check("gated", &second, &gated, &out, 2e-3);
 }
 
+/// A weight of `ty` beside one of another type, normed and not.
+fn of_type<B: Adds>(b: &mut B, ty: TensorType, rows: usize) {
+    let rng = &mut Rng::new(300 + rows as u64);
+    let n_in = 768;
+    let terms = [(0, 1, 0.5, 5, TensorType::F16)];
+    let setup = Setup::new(rng, n_in, &[(ty, 37), (TensorType::Q8_0, 5)], &terms);
+    let delta = b.delta(&setup.terms()).unwrap();
+    let weight = b.vector(&tensor(TensorType::F32, n_in, &setup.norm)).unwrap();
+    let mut step = Step::new(b, rng, rows);
+    let x = random(rng, rows * n_in, 4.0);
+    let x_buf = step.buf(n_in, &x);
+    let x = rows_of(&x, n_in);
+    for delta in [None, Some(&delta)] {
+        let out = step.project(&setup, Input::Raw(&x_buf), delta);
+        if delta.is_some() || !B::expands(rows) {
+            step.check_outputs(&format!("{ty}, {rows} rows"), &setup, &x, &out, 1e-6);
+        }
+    }
+    let out = step.project(&setup, Input::Normed { x: &x_buf, weight: &weight, eps: EPS }, Some(&delta));
+    let x: Vec<_> = x.iter().map(|x| setup.normed(x)).collect();
+    step.check(&format!("{ty} normed"), &setup, &x, &out, 2e-3);
+}
+
 fn all<B: Adds>(b: &mut B) {
-    for rows in [1, 2, 3, 5, 8, 11] {
+    for ty in ALL_TYPES {
+        for rows in [1, 2, 4, 9] {
+            of_type(b, ty, rows);
+        }
+    }
+    for rows in [1, 2, 3, 5, 8, 9, 40, 70] {
         raw_and_residual(b, rows);
         normed(b, rows);
         gated(b, rows);
@@ -358,29 +408,33 @@ fn on_a_device_projections_meet_the_truth() {
 
 /// A closed row keeps the bits of no valve beside rows whose A·x overflows; and what a projection launches.
 #[test]
-fn on_a_device_a_closed_row_is_untouched_and_a_valve_adds_no_launch() {
+fn on_a_device_a_closed_row_is_untouched_and_a_valve_adds_a_launch_to_many_rows_alone() {
     let Some(mut cuda) = device() else { return };
     let rng = &mut Rng::new(7);
     let mut setup = Setup::new(rng, N_IN, &[(TensorType::Q4_0, 70)], &[(0, 0, 1.0, 4, TensorType::F32)]);
     setup.terms[0].3 = tensor(TensorType::F32, N_IN, &vec![3e38; 4 * N_IN]);
     let delta = cuda.delta(&setup.terms()).unwrap();
-    let mut step = Step::new(&mut cuda, rng, 4);
-    let x_buf = step.buf(N_IN, &vec![2.0; 4 * N_IN]);
-    let before = step.b.launches();
-    let bare = step.project(&setup, Input::Raw(&x_buf), None);
-    let between = step.b.launches();
-    let out = step.project(&setup, Input::Raw(&x_buf), Some(&delta));
-    assert_eq!((between - before, step.b.launches() - between), (2, 2), "launches without and with a valve");
-    let (y, bare_y) = (step.values(&out.0[0], 4 * 70), step.values(&bare.0[0], 4 * 70));
-    assert_eq!(bits(&y), bits(&bare_y));
-    let mut h = step.buf(70, &[0.25; 4 * 70]);
-    step.b.add(&mut h, &out.0[0], Some(Owed { u: &out.1, delta: &delta })).unwrap();
-    let h = step.values(&h, 4 * 70);
-    for (i, h) in h.iter().enumerate() {
-        if i / 70 < 2 {
-            assert_eq!(h.to_bits(), (0.25 + y[i]).to_bits(), "closed row {}", i / 70);
-        } else {
-            assert!(!h.is_finite(), "open row {}", i / 70);
+    for (rows, launches) in [(4, 2), (12, 3)] {
+        let mut step = Step::new(&mut cuda, rng, rows);
+        let x_buf = step.buf(N_IN, &vec![2.0; rows * N_IN]);
+        let before = step.b.launches();
+        let bare = step.project(&setup, Input::Raw(&x_buf), None);
+        let between = step.b.launches();
+        let out = step.project(&setup, Input::Raw(&x_buf), Some(&delta));
+        let got = (between - before, step.b.launches() - between);
+        assert_eq!(got, (2, launches), "launches of {rows} rows without and with a valve");
+        let (y, bare_y) = (step.values(&out.0[0], rows * 70), step.values(&bare.0[0], rows * 70));
+        let same = if Cuda::expands(rows) { 2 * 70 } else { rows * 70 };
+        assert_eq!(bits(&y[..same]), bits(&bare_y[..same]));
+        let mut h = step.buf(70, &vec![0.25; rows * 70]);
+        step.b.add(&mut h, &out.0[0], Some(Owed { u: &out.1, delta: &delta })).unwrap();
+        let h = step.values(&h, rows * 70);
+        for (i, h) in h.iter().enumerate() {
+            if i / 70 < 2 {
+                assert_eq!(h.to_bits(), (0.25 + y[i]).to_bits(), "closed row {}", i / 70);
+            } else {
+                assert!(!h.is_finite(), "open row {}", i / 70);
+            }
         }
     }
 }
@@ -390,8 +444,8 @@ fn on_a_device_shapes_that_do_not_fit_are_refused() {
     let Some(mut cuda) = device() else { return };
     let rng = &mut Rng::new(8);
     let setup = Setup::mixed(rng);
-    let float = tensor(TensorType::F16, N_IN, &random(rng, N_IN, 1.0));
-    assert!(cuda.fan(&[&float]).is_err_and(|e| e.to_string().contains("f16")));
+    let unknown = tensor(TensorType::Q2K, 256, &random(rng, 256, 1.0));
+    assert!(cuda.fan(&[&unknown]).is_err_and(|e| e.to_string().contains("q2_K")));
     let fan = cuda.fan(&[&setup.weights[0]]).unwrap();
     let step = Step::new(&mut cuda, rng, 2);
     let (mut narrow, mut u) = (step.b.buf(2, 69).unwrap(), step.b.buf(2, 1).unwrap());
@@ -405,7 +459,7 @@ fn on_a_device_shapes_that_do_not_fit_are_refused() {
 }
 
 /// How often all tests together open a device.
-const DEVICES_OPENED: usize = 14;
+const DEVICES_OPENED: usize = 30;
 
 /// The tests above again, in a process of its own that finds the emulated driver, in both orders of lanes.
 #[test]

@@ -81,10 +81,11 @@ constexpr size_t STACK_BYTES = 64 * 1024;
 
 enum class Wait { None, Block, Warp };
 
-// 16 bytes on their way to shared memory, and the group of copies that they belong to.
+// Bytes on their way to shared memory, and the group of copies that they belong to.
 struct Copy {
     void* to;
     const void* from;
+    size_t bytes;
     int group;
 };
 

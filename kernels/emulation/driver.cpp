@@ -11,10 +11,15 @@
 #include "../attend_many.cu"
 #include "../embed.cu"
 #include "../expand.cu"
+#include "../matmul.cu"
 #include "../matvec.cu"
+#include "../matvec_float.cu"
+#include "../matvec_k.cu"
+#include "../matvec_more.cu"
 #include "../quantize.cu"
 #include "../rope.cu"
 #include "../rows.cu"
+#include "../shrink_many.cu"
 
 typedef int CUresult;
 typedef unsigned long long CUdeviceptr;
@@ -53,12 +58,14 @@ void launcher(dim3 grid, dim3 block, const void* args) {
 }
 
 #define KERNEL(args, name) {#name, {launcher<args, name>, sizeof(args)}}
-#define MATVECS_OF(type)                                                                                          \
-    KERNEL(MatvecArgs, matvec_##type##_r1_o1), KERNEL(MatvecArgs, matvec_##type##_r1_o2),                         \
-        KERNEL(MatvecArgs, matvec_##type##_r1_o4), KERNEL(MatvecArgs, matvec_##type##_r2_o1),                     \
-        KERNEL(MatvecArgs, matvec_##type##_r2_o2), KERNEL(MatvecArgs, matvec_##type##_r4_o2),                     \
-        KERNEL(MatvecArgs, matvec_##type##_r8_o2)
-
+#define TYPE(type)                                                                                                \
+    KERNEL(EmbedArgs, embed_##type), KERNEL(MatvecArgs, matvec_##type##_r1_o1),                                   \
+        KERNEL(MatvecArgs, matvec_##type##_r1_o2), KERNEL(MatvecArgs, matvec_##type##_r1_o4),                     \
+        KERNEL(MatvecArgs, matvec_##type##_r2_o1), KERNEL(MatvecArgs, matvec_##type##_r2_o2),                     \
+        KERNEL(MatvecArgs, matvec_##type##_r4_o2), KERNEL(MatvecArgs, matvec_##type##_r8_o2)
+#define MATMULS_OF(type)                                                                                          \
+    KERNEL(MatmulArgs, matmul_##type##_r32), KERNEL(MatmulArgs, matmul_##type##_r64),                             \
+        KERNEL(MatmulArgs, matmul_##type##_r128)
 #define ROWS_OF(args, name)                                                                                      \
     KERNEL(args, name##_r1), KERNEL(args, name##_r2), KERNEL(args, name##_r4), KERNEL(args, name##_r8)
 #define ATTENDS_OF(type)                                                                                          \
@@ -66,16 +73,28 @@ void launcher(dim3 grid, dim3 block, const void* args) {
         KERNEL(AttendArgs, attend_d128_##type), KERNEL(AttendArgs, attend_d256_##type)
 
 const std::map<std::string, Kernel> KERNELS = {
-    MATVECS_OF(q8_0),
-    MATVECS_OF(q4_0),
-    MATVECS_OF(q4_1),
+    TYPE(q8_0),
+    TYPE(q4_0),
+    TYPE(q4_1),
+    TYPE(q4_K),
+    TYPE(q5_K),
+    TYPE(q6_K),
+    TYPE(q5_0),
+    TYPE(q5_1),
+    TYPE(iq4_nl),
+    TYPE(iq4_xs),
+    TYPE(mxfp4),
+    TYPE(f16),
+    TYPE(bf16),
+    TYPE(f32),
+    MATMULS_OF(q8_0),
+    MATMULS_OF(q4_0),
+    MATMULS_OF(q4_1),
+    KERNEL(ShrinkManyArgs, shrink_many),
     ROWS_OF(ResidualArgs, residual),
     ROWS_OF(ResidualArgs, settle),
     KERNEL(QuantizeArgs, quantize_rows),
     ROWS_OF(GatedArgs, quantize_gated),
-    KERNEL(EmbedArgs, embed_q8_0),
-    KERNEL(EmbedArgs, embed_q4_0),
-    KERNEL(EmbedArgs, embed_q4_1),
     ROWS_OF(RopeStoreArgs, rope_store),
     KERNEL(GatherArgs, gather_rows),
     ATTENDS_OF(f32),

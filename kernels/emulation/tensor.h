@@ -1,5 +1,5 @@
-// The emulation's side of mma_f16.cuh: what a warp's tensor instructions compute, lane by lane, and copies that come
-// late.
+// The emulation's side of mma_f16.cuh and mma_s8.cuh: what a warp's tensor instructions compute, lane by lane, and
+// copies that come late.
 #pragma once
 
 namespace cuemu {
@@ -33,6 +33,23 @@ inline void mma_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t
     }
 }
 
+inline void mma_s8(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, int start) {
+    const WarpWords first(a[0], a[1]), second(a[2], a[3]), columns(b0, b1);
+    const int g = lane() / 4, t = lane() % 4;
+    for (int& sum : c) sum = start;
+    for (int k = 0; k < 4; k++) {
+        const int from = 4 * g + k;
+        for (int n = 0; n < 2; n++) {
+            const int column = 4 * (2 * t + n) + k;
+            const int low = static_cast<int>(columns.low[column]), high = static_cast<int>(columns.high[column]);
+            c[n] = __dp4a(static_cast<int>(second.low[from]), high,
+                          __dp4a(static_cast<int>(first.low[from]), low, c[n]));
+            c[2 + n] = __dp4a(static_cast<int>(second.high[from]), high,
+                              __dp4a(static_cast<int>(first.high[from]), low, c[2 + n]));
+        }
+    }
+}
+
 inline void load_matrices(uint32_t (&to)[4], const uint16_t* row, bool transposed) {
     const uint64_t* words = post(reinterpret_cast<uint64_t>(row));
     const int g = lane() / 4, t = lane() % 4;
@@ -45,9 +62,9 @@ inline void load_matrices(uint32_t (&to)[4], const uint16_t* row, bool transpose
 }
 
 // Asynchronous copies come as late as they may: when a thread waits for their group.
-inline void copy_async(void* to, const void* from) {
+inline void copy_async(void* to, const void* from, size_t bytes) {
     Fiber& self = machine.fibers[machine.current];
-    self.copies.push_back({to, from, self.groups});
+    self.copies.push_back({to, from, bytes, self.groups});
 }
 
 inline void commit_copies() { machine.fibers[machine.current].groups++; }
@@ -56,7 +73,7 @@ inline void wait_copies(int pending) {
     Fiber& self = machine.fibers[machine.current];
     size_t done = 0;
     while (done < self.copies.size() && self.copies[done].group < self.groups - pending) {
-        memcpy(self.copies[done].to, self.copies[done].from, 16);
+        memcpy(self.copies[done].to, self.copies[done].from, self.copies[done].bytes);
         done++;
     }
     self.copies.erase(self.copies.begin(), self.copies.begin() + static_cast<std::ptrdiff_t>(done));

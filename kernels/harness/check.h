@@ -94,7 +94,7 @@ struct MatvecResult {
 // Runs one variant over a fan of two weights (the second is the first three outputs again) and a valve, or none.
 inline MatvecResult run_matvec(const Case& c, const Weight& w, const Acts& acts, const std::vector<float>& x,
                                const Valve* valve, const Matvec& variant) {
-    Planes planes = repack(w);
+    WeightPlanes planes = repack(w);
     Device<uint8_t> quants(planes.quants), scales(planes.scales);
     Device<int8_t> x_quants(acts.quants);
     Device<float> x_scales(acts.scales), floats(x);
@@ -103,11 +103,9 @@ inline MatvecResult run_matvec(const Case& c, const Weight& w, const Acts& acts,
     Device<float> y(static_cast<size_t>(c.rows) * c.n_out), y2(static_cast<size_t>(c.rows) * second_outs);
     MatvecArgs args = {};
     const uint4* q = reinterpret_cast<const uint4*>(quants.get());
-    args.parts[0] = {q, scales.get(), y.get(), c.n_out, 0};
-    args.parts[1] = {q, scales.get(), y2.get(), second_outs, 0};
-    args.x_quants = reinterpret_cast<const uint4*>(x_quants.get());
-    args.x_scales = x_scales.get();
-    args.x_sums = x_sums.get();
+    args.parts[0] = {q, nullptr, scales.get(), y.get(), c.n_out, 0};
+    args.parts[1] = {q, nullptr, scales.get(), y2.get(), second_outs, 0};
+    args.x = {reinterpret_cast<const uint4*>(x_quants.get()), x_scales.get(), x_sums.get(), nullptr};
     args.n_in = c.n_in;
     args.rows = c.rows;
 

@@ -18,14 +18,15 @@ inline void check_embed(WeightType type, int cols, int rows, uint64_t seed) {
     const int vocab = 37;
     Case c{type, cols, vocab, 0, rows, false, seed};
     Weight table = random_weight(type, vocab, cols, rng);
-    Planes planes = repack(table);
+    WeightPlanes planes = repack(table);
     std::vector<uint32_t> tokens;
     for (int r = 0; r < rows; r++) tokens.push_back(r == 0 ? vocab - 1 : rng.bits() % vocab);
     Device<uint8_t> quants(planes.quants), scales(planes.scales);
     Device<uint32_t> tokens_device(tokens);
     Device<float> h(static_cast<size_t>(rows) * cols);
     Rows of = {tokens_device.get(), nullptr, nullptr, nullptr};
-    launch_embed(type, {of, quants.get(), nullptr, scales.get(), h.get(), rows, cols, vocab, 0});
+    const uint4* q = reinterpret_cast<const uint4*>(quants.get());
+    launch_embed(type, {of, q, nullptr, scales.get(), h.get(), rows, cols, vocab, 0});
     CUDA(cudaDeviceSynchronize());
     std::vector<float> want;
     for (uint32_t token : tokens) {

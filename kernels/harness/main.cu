@@ -4,10 +4,12 @@
 //   harness small            the same without the largest shapes; the one thing the emulated build does
 //   harness time [--out F]   correctness, then timings, as a table and as JSON in F
 #include "check_attend_many.h"
+#include "check_matmul.h"
 #include "check_rope.h"
 #include "check_rows.h"
 #ifndef CUDA_HOST_EMU
 #include "time_attend.h"
+#include "time_matmul.h"
 
 static int time_all(const std::string& out) {
     Gpu gpu;
@@ -17,6 +19,7 @@ static int time_all(const std::string& out) {
     Report::header();
     time_matvecs(gpu, scratch, report);
     time_consumers(gpu, scratch, report);
+    time_matmuls(gpu, report);
     time_attentions(gpu, report);
     for (bool early : {false, true}) {
         programmatic = early;
@@ -30,6 +33,7 @@ static int time_all(const std::string& out) {
 
 static int check_all(bool extra) {
     check_matvecs(extra);
+    check_matmuls(extra);
     check_rows();
     check_ropes();
     check_attends(extra);

@@ -65,12 +65,12 @@ inline Weight random_weight(WeightType type, int n_out, int n_in, Rng& rng) {
 }
 
 // The planes that matvec.cu reads.
-struct Planes {
+struct WeightPlanes {
     std::vector<uint8_t> quants, scales;
 };
 
-inline Planes repack(const Weight& w) {
-    Planes planes;
+inline WeightPlanes repack(const Weight& w) {
+    WeightPlanes planes;
     for (int out = 0; out < w.n_out; out++) {
         for (int b = 0; b < w.blocks(); b++) {
             const uint8_t* block = w.block(out, b);

@@ -220,9 +220,7 @@ struct Scratch {
     Quantized quantized() { return {x_quants.get(), x_scales.get(), x_sums.get(), floats.get()}; }
     MatvecArgs matvec(int n_in, int rows) {
         MatvecArgs args = {};
-        args.x_quants = reinterpret_cast<const uint4*>(x_quants.get());
-        args.x_scales = x_scales.get();
-        args.x_sums = x_sums.get();
+        args.x = {reinterpret_cast<const uint4*>(x_quants.get()), x_scales.get(), x_sums.get(), nullptr};
         args.n_in = n_in;
         args.rows = rows;
         return args;
@@ -237,8 +235,8 @@ struct Scratch {
 
 inline MatvecPart random_part(Gpu& gpu, WeightType type, float* y, int n_out, int n_in) {
     size_t blocks = static_cast<size_t>(n_out) * n_in / BLOCK;
-    const void* quants = gpu.quants.take(blocks * (type == TYPE_Q8_0 ? 32 : 16));
-    return {static_cast<const uint4*>(quants), gpu.scales.take(blocks * (type == TYPE_Q4_1 ? 4 : 2)), y, n_out, 0};
+    const uint4* quants = static_cast<const uint4*>(gpu.quants.take(blocks * (type == TYPE_Q8_0 ? 32 : 16)));
+    return {quants, nullptr, gpu.scales.take(blocks * (type == TYPE_Q4_1 ? 4 : 2)), y, n_out, 0};
 }
 
 inline void time_matvecs(Gpu& gpu, Scratch& s, Report& report) {

@@ -5,18 +5,19 @@ use cudarc::driver::DeviceRepr;
 /// Weights of one fan that share a launch.
 pub(super) const MAX_PARTS: usize = 4;
 
-/// `MatvecPart` of matvec.cu. The unused ones are all 0.
+/// `MatvecPart` of matvec.cuh. The unused ones are all 0.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub(super) struct Part {
     pub quants: u64,
+    pub high: u64,
     pub scales: u64,
     pub y: u64,
     pub n_out: i32,
     pub blocks: i32,
 }
 
-/// `Shrink` of matvec.cu. All 0: no valve.
+/// `Shrink` of shrink.cuh. All 0: no valve.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub(super) struct Shrink {
@@ -33,14 +34,46 @@ pub(super) struct Shrink {
     pub a_is_f32: i32,
 }
 
-/// `MatvecArgs` of matvec.cu.
+/// `MatvecArgs` of matvec.cuh.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub(super) struct Matvec {
     pub parts: [Part; MAX_PARTS],
+    /// `Activations` of types.cuh.
+    pub x: Quantized,
+    pub shrink: Shrink,
+    pub n_in: i32,
+    pub rows: i32,
+}
+
+/// `MatmulPart` of matmul.cu. The unused ones are all 0.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct MatmulPart {
+    pub quants: u64,
+    pub scales: u64,
+    pub y: u64,
+    pub expand: Expand,
+    pub n_out: i32,
+    pub tiles: i32,
+}
+
+/// `MatmulArgs` of matmul.cu.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Matmul {
+    pub parts: [MatmulPart; MAX_PARTS],
     pub x_quants: u64,
     pub x_scales: u64,
     pub x_sums: u64,
+    pub n_in: i32,
+    pub rows: i32,
+}
+
+/// `ShrinkManyArgs` of shrink_many.cu.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct ShrinkMany {
     pub shrink: Shrink,
     pub n_in: i32,
     pub rows: i32,
@@ -209,7 +242,9 @@ pub(super) struct Gated {
 }
 
 // The .cu files assert the same sizes.
-const _: () = assert!(size_of::<Matvec>() == 232);
+const _: () = assert!(size_of::<Matvec>() == 272);
+const _: () = assert!(size_of::<Matmul>() == 320);
+const _: () = assert!(size_of::<ShrinkMany>() == 80);
 const _: () = assert!(size_of::<Residual>() == 64);
 const _: () = assert!(size_of::<Quantize>() == 64);
 const _: () = assert!(size_of::<Gated>() == 136);
@@ -221,6 +256,10 @@ const _: () = assert!(size_of::<Gather>() == 24);
 
 // SAFETY: repr(C) structs of integers and floats without padding, laid out as the kernel declares its parameter.
 unsafe impl DeviceRepr for Matvec {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Matmul {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for ShrinkMany {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for Residual {}
 // SAFETY: as above.

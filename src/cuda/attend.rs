@@ -22,25 +22,13 @@ const MOST_CHUNKS: usize = 64;
 /// A block of attention takes one chunk as long as each multiprocessor has no more blocks than this.
 const BLOCKS_PER_MULTIPROCESSOR: usize = 16;
 /// Head sizes that attend.cu is compiled for.
-const HEAD_DIMS: [usize; 5] = [64, 80, 96, 128, 256];
+pub(super) const HEAD_DIMS: [usize; 5] = [64, 80, 96, 128, 256];
 
-/// `attend_dD_T` by type of the cache, then by [`HEAD_DIMS`]; 80 is no multiple of a block of q8_0.
-pub(super) const ATTEND_NAMES: [&str; 14] = [
-    "attend_d64_f32",
-    "attend_d80_f32",
-    "attend_d96_f32",
-    "attend_d128_f32",
-    "attend_d256_f32",
-    "attend_d64_f16",
-    "attend_d80_f16",
-    "attend_d96_f16",
-    "attend_d128_f16",
-    "attend_d256_f16",
-    "attend_d64_q8_0",
-    "attend_d96_q8_0",
-    "attend_d128_q8_0",
-    "attend_d256_q8_0",
-];
+/// Every kernel of attend.cu.
+pub(super) fn attend_names() -> Vec<String> {
+    let types = [TensorType::F32, TensorType::F16, TensorType::Q8_0];
+    types.iter().flat_map(|ty| HEAD_DIMS.iter().filter_map(|dim| attend_name(*dim, *ty))).collect()
+}
 
 /// What attention works in.
 pub(super) struct Attention {
@@ -104,7 +92,7 @@ impl Cuda {
         let args = args::Embed {
             rows: self.step.args(d),
             quants: d.address(&w.quants),
-            high: 0,
+            high: d.address(&w.high),
             scales: d.address(&w.scales),
             h: d.address(&h.data),
             n_rows: int(rows),
@@ -306,7 +294,7 @@ impl Work {
         let shape = format_args!("{rows} rows, {heads} heads, {} chunks", self.chunks);
         // SAFETY: attend_dD_T takes this struct; the caller saw the shapes and pages, that the run is of the step, and
         // that there is room for the results of `chunks` chunks, which hold its longest context, and for y's blocks.
-        unsafe { d.launch(kernel, (splits, strips), ATTEND_THREADS, &args, shape) }
+        unsafe { d.launch(&kernel, (splits, strips), ATTEND_THREADS, &args, shape) }
     }
 
     /// `n` tiles of many rows of a sequence each.
@@ -332,10 +320,9 @@ impl Work {
 }
 
 /// The kernel for heads and a cache of these kinds, if there is one.
-pub(super) fn attend_name(head_dim: usize, ty: TensorType) -> Option<&'static str> {
-    HEAD_DIMS.contains(&head_dim).then_some(())?;
-    let name = format!("attend_d{head_dim}_{ty}");
-    ATTEND_NAMES.into_iter().find(|n| *n == name)
+pub(super) fn attend_name(head_dim: usize, ty: TensorType) -> Option<String> {
+    let compiled = HEAD_DIMS.contains(&head_dim) && ty.row_bytes(head_dim).is_some();
+    compiled.then(|| format!("attend_d{head_dim}_{ty}"))
 }
 
 #[cfg(test)]
@@ -353,7 +340,7 @@ mod tests {
 
     #[test]
     fn a_kernel_is_found_for_each_size_and_type_it_is_compiled_for() {
-        assert_eq!(attend_name(128, TensorType::F16), Some("attend_d128_f16"));
+        assert_eq!(attend_name(128, TensorType::F16), Some("attend_d128_f16".into()));
         assert_eq!(attend_name(80, TensorType::Q8_0), None, "80 is no multiple of a block");
         assert_eq!(attend_name(72, TensorType::F16), None);
     }

@@ -3,15 +3,20 @@
 use std::io::Read;
 
 /// Every kernel file: its name and its bundle.
-pub(super) const BUNDLES: [(&str, &[u8]); 8] = [
+pub(super) const BUNDLES: [(&str, &[u8]); 13] = [
     ("attend", include_bytes!("../../kernels/prebuilt/attend.bundle")),
     ("attend_many", include_bytes!("../../kernels/prebuilt/attend_many.bundle")),
     ("embed", include_bytes!("../../kernels/prebuilt/embed.bundle")),
     ("expand", include_bytes!("../../kernels/prebuilt/expand.bundle")),
+    ("matmul", include_bytes!("../../kernels/prebuilt/matmul.bundle")),
     ("matvec", include_bytes!("../../kernels/prebuilt/matvec.bundle")),
+    ("matvec_float", include_bytes!("../../kernels/prebuilt/matvec_float.bundle")),
+    ("matvec_k", include_bytes!("../../kernels/prebuilt/matvec_k.bundle")),
+    ("matvec_more", include_bytes!("../../kernels/prebuilt/matvec_more.bundle")),
     ("quantize", include_bytes!("../../kernels/prebuilt/quantize.bundle")),
     ("rope", include_bytes!("../../kernels/prebuilt/rope.bundle")),
     ("rows", include_bytes!("../../kernels/prebuilt/rows.bundle")),
+    ("shrink_many", include_bytes!("../../kernels/prebuilt/shrink_many.bundle")),
 ];
 
 const MAGIC: &[u8; 8] = b"CVKERN02";

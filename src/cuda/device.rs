@@ -26,7 +26,7 @@ pub struct Device {
     l2_bytes: usize,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
-    kernels: HashMap<&'static str, CudaFunction>,
+    kernels: HashMap<String, CudaFunction>,
     /// Whether a kernel may start before the one ahead of it ends, and waits for it by itself (common.cuh).
     programmatic: bool,
 }
@@ -217,7 +217,8 @@ fn load(
     device: &str,
     major: u32,
     minor: u32,
-) -> Result<(HashMap<&'static str, CudaFunction>, Kind)> {
+) -> Result<(HashMap<String, CudaFunction>, Kind)> {
+    let names = super::kernels();
     let mut kernels = HashMap::new();
     let mut kind = Kind::Cubin;
     for (file, bytes) in bundle::BUNDLES {
@@ -225,9 +226,9 @@ fn load(
         kind = if of == Kind::Ptx { of } else { kind };
         let fail = |what: &str, e: DriverError| error(device, format_args!("kernels {file}{what}: {}", words(e)));
         let module = context.load_module(Ptx::from_binary(code)).map_err(|e| fail("", e))?;
-        for name in super::KERNELS.iter().filter(|k| k.file == file).flat_map(|k| k.names) {
+        for name in names.iter().filter(|(of, _)| *of == file).flat_map(|(_, names)| names) {
             let function = module.load_function(name).map_err(|e| fail(&format!(", {name}"), e))?;
-            kernels.insert(*name, function);
+            kernels.insert(name.clone(), function);
         }
     }
     Ok((kernels, kind))

@@ -3,14 +3,15 @@
 //! Weights of types without kernels are refused by [`Linear::fan`], heads of other sizes by [`Backend::attend`].
 //!
 //! # Launches
-//! A projection takes two launches with and without a valve, one more for each further quantization type among the
-//! fan's weights: the input is normed or gated and quantized, then one matvec does all weights of a type and the
-//! shrink. The expand is part of what reads the outputs. Up to 8 rows share each read of the weights; more rows read
-//! them once for every 8.
+//! A projection of up to 8 rows takes two launches with and without a valve, one more for each further type among
+//! the fan's weights: the input is normed or gated and quantized, then one matvec does all weights of a type and the
+//! shrink. The expand is part of what reads the outputs. A projection of more rows is a matmul on tensor cores that
+//! does the expand too; a valve adds it a launch for the shrink. Steps that come again are kept as graphs.
 //!
 //! # Determinism
-//! The bits of a row depend on that row alone, not on the other rows or their number: sums have a fixed order, and
-//! there are no float atomics. They differ from the CPU backend's, whose sums have another order.
+//! The bits of a row depend on that row alone, on whether its batch has more than 8 rows, and on whether its sequence
+//! has 24 rows or more in the batch, which choose the kernels: sums have a fixed order, and there are no float atomics.
+//! They differ from the CPU backend's, whose sums have another order.
 
 mod args;
 mod attend;
@@ -18,6 +19,8 @@ mod bundle;
 mod cache;
 mod device;
 mod graph;
+mod matmul;
+mod planes;
 mod project;
 mod shares;
 mod step;
@@ -37,31 +40,27 @@ use graph::Graphs;
 use project::Acts;
 use step::Step;
 
-/// The kernels of one .cu file.
-struct KernelFile {
-    file: &'static str,
-    names: &'static [&'static str],
+/// The kernels of every .cu file: the file's name and theirs.
+fn kernels() -> Vec<(&'static str, Vec<String>)> {
+    let by_rows = |names: &[&str]| -> Vec<String> {
+        names.iter().flat_map(|name| [1, 2, 4, 8].map(|rows| format!("{name}_r{rows}"))).collect()
+    };
+    let mut quantize = by_rows(&["quantize_gated"]);
+    quantize.push("quantize_rows".into());
+    let mut files = vec![
+        ("attend", attend::attend_names()),
+        ("attend_many", attend::HEAD_DIMS.map(|dim| format!("attend_many_d{dim}")).to_vec()),
+        ("embed", project::types().map(|ty| format!("embed_{ty}")).collect()),
+        ("matmul", matmul::matmul_names()),
+        ("shrink_many", vec!["shrink_many".into()]),
+        ("expand", by_rows(&["residual", "settle"])),
+        ("quantize", quantize),
+        ("rope", by_rows(&["rope_store"])),
+        ("rows", vec!["gather_rows".into()]),
+    ];
+    files.extend(project::MATVECS.map(|(file, types)| (file, project::matvec_names(types))));
+    files
 }
-
-const EXPAND_NAMES: [&str; 8] =
-    ["residual_r1", "residual_r2", "residual_r4", "residual_r8", "settle_r1", "settle_r2", "settle_r4", "settle_r8"];
-
-const KERNELS: [KernelFile; 8] = [
-    KernelFile { file: "attend", names: &attend::ATTEND_NAMES },
-    KernelFile {
-        file: "attend_many",
-        names: &["attend_many_d64", "attend_many_d80", "attend_many_d96", "attend_many_d128", "attend_many_d256"],
-    },
-    KernelFile { file: "embed", names: &["embed_q8_0", "embed_q4_0", "embed_q4_1"] },
-    KernelFile { file: "expand", names: &EXPAND_NAMES },
-    KernelFile { file: "matvec", names: &project::MATVEC_NAMES },
-    KernelFile {
-        file: "quantize",
-        names: &["quantize_rows", "quantize_gated_r1", "quantize_gated_r2", "quantize_gated_r4", "quantize_gated_r8"],
-    },
-    KernelFile { file: "rope", names: &["rope_store_r1", "rope_store_r2", "rope_store_r4", "rope_store_r8"] },
-    KernelFile { file: "rows", names: &["gather_rows"] },
-];
 
 /// Activations `[rows, cols]` on the device.
 pub struct Buf {
@@ -175,8 +174,12 @@ impl Linear for Cuda {
         delta: Option<&Delta>,
     ) -> Result<()> {
         self.check(ys, u, &x, fan, delta)?;
-        let prepared = self.prepare(&x, fan, delta.is_some())?;
-        self.multiply(ys, u, &prepared, fan, delta)
+        let keep = delta.is_some() || fan.weights.iter().any(|w| !w.ty.is_quantized());
+        let prepared = self.prepare(&x, fan, keep)?;
+        match self.many() {
+            true => self.multiply_many(ys, u, &prepared, fan, delta),
+            false => self.multiply(ys, u, &prepared, fan, delta),
+        }
     }
 
     fn download(&mut self, src: &Buf, dst: &mut [f32]) -> Result<()> {
@@ -266,10 +269,14 @@ impl Backend for Cuda {
     }
 
     fn add(&mut self, h: &mut Buf, y: &Buf, owed: Option<Owed<'_, Self>>) -> Result<()> {
-        self.residual(Some(h), y, owed, self.step.rows())
+        let rows = self.step.rows();
+        let expand = self.expand(owed, 0, rows, y.cols)?;
+        self.residual(Some(h), y, expand, rows)
     }
 
     fn settle_outputs(&mut self, y: &mut Buf, owed: Owed<'_, Self>) -> Result<()> {
-        self.residual(None, y, Some(owed), self.step.outputs())
+        let rows = self.step.outputs();
+        let expand = self.expand(Some(owed), 0, rows, y.cols)?;
+        if expand.rank == 0 { Ok(()) } else { self.residual(None, y, expand, rows) }
     }
 }

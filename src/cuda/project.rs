@@ -19,33 +19,27 @@ const WARPS_PER_MULTIPROCESSOR: usize = 16;
 /// Rows and outputs a warp, of each matvec kernel; a row count's variants by ascending outputs.
 const VARIANTS: [(usize, usize); 7] = [(1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (4, 2), (8, 2)];
 
-/// By weight type (q8_0, q4_0, q4_1), then as [`VARIANTS`].
-pub(super) const MATVEC_NAMES: [&str; 21] = [
-    "matvec_q8_0_r1_o1",
-    "matvec_q8_0_r1_o2",
-    "matvec_q8_0_r1_o4",
-    "matvec_q8_0_r2_o1",
-    "matvec_q8_0_r2_o2",
-    "matvec_q8_0_r4_o2",
-    "matvec_q8_0_r8_o2",
-    "matvec_q4_0_r1_o1",
-    "matvec_q4_0_r1_o2",
-    "matvec_q4_0_r1_o4",
-    "matvec_q4_0_r2_o1",
-    "matvec_q4_0_r2_o2",
-    "matvec_q4_0_r4_o2",
-    "matvec_q4_0_r8_o2",
-    "matvec_q4_1_r1_o1",
-    "matvec_q4_1_r1_o2",
-    "matvec_q4_1_r1_o4",
-    "matvec_q4_1_r2_o1",
-    "matvec_q4_1_r2_o2",
-    "matvec_q4_1_r4_o2",
-    "matvec_q4_1_r8_o2",
+/// The files of matvec kernels, and the weight types of each.
+pub(super) const MATVECS: [(&str, &[TensorType]); 4] = [
+    ("matvec", &[TensorType::Q8_0, TensorType::Q4_0, TensorType::Q4_1]),
+    ("matvec_k", &[TensorType::Q4K, TensorType::Q5K, TensorType::Q6K]),
+    ("matvec_more", &[TensorType::Q5_0, TensorType::Q5_1, TensorType::Iq4Nl, TensorType::Iq4Xs, TensorType::Mxfp4]),
+    ("matvec_float", &[TensorType::F16, TensorType::BF16, TensorType::F32]),
 ];
 
-/// The weight types that a fan may hold, in the order of [`MATVEC_NAMES`].
-pub(super) const TYPES: [TensorType; 3] = [TensorType::Q8_0, TensorType::Q4_0, TensorType::Q4_1];
+/// The weight types that a fan may hold.
+pub(super) fn types() -> impl Iterator<Item = TensorType> {
+    MATVECS.iter().flat_map(|(_, types)| types.iter().copied())
+}
+
+fn matvec_name(ty: TensorType, (rows, outs): (usize, usize)) -> String {
+    format!("matvec_{ty}_r{rows}_o{outs}")
+}
+
+/// The kernels of a file for `types`.
+pub(super) fn matvec_names(types: &[TensorType]) -> Vec<String> {
+    types.iter().flat_map(|ty| VARIANTS.map(|variant| matvec_name(*ty, variant))).collect()
+}
 
 /// The rows that kernels for `rows` rows take at a time.
 pub(super) fn row_tile(rows: usize) -> usize {
@@ -115,8 +109,8 @@ impl Acts {
 
 /// A fan's input, on the device.
 pub(super) struct Prepared {
-    rows: usize,
-    /// The f32 activations, for the shrink.
+    pub rows: usize,
+    /// The f32 activations, for a shrink and for float weights.
     x: u64,
     /// The batch row of each row, or 0 where they are the same.
     row_map: u64,
@@ -165,8 +159,13 @@ impl Cuda {
         Ok(())
     }
 
-    /// The expand of output `output`, checked against the rows and columns of y.
+    /// What a consumer of output `output` adds to it, checked against the rows and columns of y.
     pub(super) fn expand(&self, owed: Option<Owed<'_, Self>>, output: usize, rows: usize, n: usize) -> Result<Expand> {
+        self.terms(owed.filter(|_| !self.many()), output, rows, n)
+    }
+
+    /// The expand of output `output`, checked in the same way.
+    pub(super) fn terms(&self, owed: Option<Owed<'_, Self>>, output: usize, rows: usize, n: usize) -> Result<Expand> {
         let Some(owed) = owed else { return Ok(Expand::default()) };
         let Some(Some(e)) = owed.delta.expansions.get(output) else { return Ok(Expand::default()) };
         if e.n_out != n || owed.u.rows < rows || owed.u.cols < owed.delta.rank {
@@ -183,7 +182,8 @@ impl Cuda {
         })
     }
 
-    /// Norms or gates the input and quantizes it, if that is not done yet; `keep` the f32 values too, for a shrink.
+    /// Norms or gates the input and quantizes it, if that is not done yet; `keep` the f32 values too, for a shrink or
+    /// for float weights.
     pub(super) fn prepare(&mut self, x: &Input<'_, Self>, fan: &Fan, keep: bool) -> Result<Prepared> {
         let (rows, n) = (self.rows_of(x), fan.n_in);
         if let Input::Raw(x) = x
@@ -232,17 +232,9 @@ impl Cuda {
         Ok(prepared)
     }
 
-    /// One launch for each type among the fan's weights; the first one does the shrink.
-    pub(super) fn multiply(
-        &mut self,
-        ys: &mut [&mut Buf],
-        u: &mut Buf,
-        x: &Prepared,
-        fan: &Fan,
-        delta: Option<&Delta>,
-    ) -> Result<()> {
+    pub(super) fn shrink(&self, u: &Buf, x: &Prepared, delta: &Delta) -> Shrink {
         let d = &self.device;
-        let mut shrink = delta.map_or_else(Shrink::default, |delta| Shrink {
+        Shrink {
             a: d.address(&delta.a),
             x: x.x,
             openings: self.step.openings(d),
@@ -254,60 +246,70 @@ impl Cuda {
             slots: int(self.step.slots()),
             u_stride: int(u.cols),
             a_is_f32: delta.a_is_f32.into(),
-        });
-        for (t, ty) in TYPES.iter().enumerate() {
-            let of_type = || fan.weights.iter().zip(ys.iter()).filter(|(w, _)| w.ty == *ty);
-            let n_out: usize = of_type().map(|(w, _)| w.n_out).sum();
-            if n_out == 0 {
-                continue;
+        }
+    }
+
+    /// One launch for each type among the fan's weights; the first one does the shrink.
+    pub(super) fn multiply(
+        &mut self,
+        ys: &mut [&mut Buf],
+        u: &mut Buf,
+        x: &Prepared,
+        fan: &Fan,
+        delta: Option<&Delta>,
+    ) -> Result<()> {
+        let mut shrink = delta.map_or_else(Shrink::default, |delta| self.shrink(u, x, delta));
+        for ty in types() {
+            if fan.weights.iter().any(|w| w.ty == ty) {
+                self.matvec(ty, ys, x, fan, std::mem::take(&mut shrink))?;
             }
-            let variant = pick(x.rows, n_out, d.multiprocessors());
-            let (tile, outs) = VARIANTS[variant];
-            let mut parts = [Part::default(); MAX_PARTS];
-            for (part, (w, y)) in parts.iter_mut().zip(of_type()) {
-                *part = Part {
-                    quants: d.address(&w.quants),
-                    scales: d.address(&w.scales),
-                    y: d.address(&y.data),
-                    n_out: int(w.n_out),
-                    blocks: int(w.n_out.div_ceil(MATVEC_WARPS * outs)),
-                };
-            }
-            let shrink = std::mem::take(&mut shrink);
-            let blocks: i64 = parts.iter().map(|p| i64::from(p.blocks)).sum::<i64>() + i64::from(shrink.rank);
-            let args = args::Matvec {
-                parts,
-                x_quants: d.address(&self.acts.quants),
-                x_scales: d.address(&self.acts.scales),
-                x_sums: d.address(&self.acts.sums),
-                shrink,
-                n_in: int(fan.n_in),
-                rows: int(x.rows),
-            };
-            let grid = (blocks as usize, x.rows.div_ceil(tile));
-            let kernel = MATVEC_NAMES[t * VARIANTS.len() + variant];
-            let shape = format_args!("[{n_out} x {}], {} rows, rank {}", fan.n_in, x.rows, shrink.rank);
-            // SAFETY: the kernel takes this struct; `check` saw that every y holds its rows, that u and the step's
-            // openings hold the delta's columns and slots, and the fan's planes are as long as its shapes say.
-            unsafe { d.launch(kernel, grid, MATVEC_THREADS, &args, shape) }?;
-            self.launches += 1;
         }
         Ok(())
     }
 
-    /// `h += y + B u` or, without h, `y += B u`, on `rows` rows.
-    pub(super) fn residual(
+    /// The fan's weights of type `ty`, and a shrink.
+    pub(super) fn matvec(
         &mut self,
-        h: Option<&mut Buf>,
-        y: &Buf,
-        owed: Option<Owed<'_, Self>>,
-        rows: usize,
+        ty: TensorType,
+        ys: &[&mut Buf],
+        x: &Prepared,
+        fan: &Fan,
+        shrink: Shrink,
     ) -> Result<()> {
+        let d = &self.device;
+        let of_type = || fan.weights.iter().zip(ys.iter()).filter(|(w, _)| w.ty == ty);
+        let n_out: usize = of_type().map(|(w, _)| w.n_out).sum();
+        let variant = VARIANTS[pick(x.rows, n_out, d.multiprocessors())];
+        let (tile, outs) = variant;
+        let mut parts = [Part::default(); MAX_PARTS];
+        for (part, (w, y)) in parts.iter_mut().zip(of_type()) {
+            *part = Part {
+                quants: d.address(&w.quants),
+                high: d.address(&w.high),
+                scales: d.address(&w.scales),
+                y: d.address(&y.data),
+                n_out: int(w.n_out),
+                blocks: int(w.n_out.div_ceil(MATVEC_WARPS * outs)),
+            };
+        }
+        let blocks: i64 = parts.iter().map(|p| i64::from(p.blocks)).sum::<i64>() + i64::from(shrink.rank);
+        let activations = args::Quantized { floats: x.x, ..self.acts.args(d, false) };
+        let args = args::Matvec { parts, x: activations, shrink, n_in: int(fan.n_in), rows: int(x.rows) };
+        let grid = (blocks as usize, x.rows.div_ceil(tile));
+        let shape = format_args!("[{n_out} x {}], {} rows, rank {}", fan.n_in, x.rows, shrink.rank);
+        // SAFETY: the kernel takes this struct; `check` saw that every y holds its rows, that u and the step's
+        // openings hold the delta's columns and slots, and the fan's planes are as long as its shapes say.
+        unsafe { d.launch(&matvec_name(ty, variant), grid, MATVEC_THREADS, &args, shape) }?;
+        self.launches += 1;
+        Ok(())
+    }
+
+    /// `h += y + B u` or, without h, `y += B u`, on `rows` rows.
+    pub(super) fn residual(&mut self, h: Option<&mut Buf>, y: &Buf, expand: Expand, rows: usize) -> Result<()> {
         let n = y.cols;
         if y.rows < rows || h.as_ref().is_some_and(|h| h.rows < rows || h.cols != n) || n == 0 || rows == 0 {
             return Err(Error::argument("y", format!("h and y are not {rows} rows of {n}")));
         }
-        let expand = self.expand(owed, 0, rows, n)?;
         let tile = row_tile(rows);
         let kernel = format!("{}_r{tile}", if h.is_some() { "residual" } else { "settle" });
         let y = self.device.address(&y.data);
@@ -324,14 +326,6 @@ impl Cuda {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn kernel_names_follow_their_variants() {
-        for (i, name) in MATVEC_NAMES.iter().enumerate() {
-            let (rows, outs) = VARIANTS[i % VARIANTS.len()];
-            assert_eq!(*name, format!("matvec_{}_r{rows}_o{outs}", TYPES[i / VARIANTS.len()]));
-        }
-    }
 
     #[test]
     fn a_variant_covers_its_rows_and_keeps_the_device_busy() {

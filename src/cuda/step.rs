@@ -139,6 +139,11 @@ impl Step {
         self.now.rows
     }
 
+    /// Rows of the whole batch.
+    pub fn batch_rows(&self) -> usize {
+        self.all.rows
+    }
+
     /// Rows whose logits are wanted.
     pub fn outputs(&self) -> usize {
         self.kept.rows

@@ -2,7 +2,8 @@
 //! describe.
 
 use super::Device;
-use super::project::TYPES;
+use super::planes::Planes;
+use super::project::types;
 use crate::backend::Term;
 use crate::error::{Error, Result};
 use crate::quant;
@@ -22,6 +23,7 @@ pub(super) struct Weight {
     pub ty: TensorType,
     pub n_out: usize,
     pub quants: CudaSlice<u8>,
+    pub high: CudaSlice<u8>,
     pub scales: CudaSlice<u8>,
 }
 
@@ -65,30 +67,19 @@ impl Fan {
             return Err(Error::argument("fan", "it takes one to four weights of one input width"));
         }
         let upload = |w: &&Tensor| {
-            if !TYPES.contains(&w.ty) {
-                return Err(device.unsupported(format_args!("weight {} of type {}", w.name, w.ty)));
+            // A chunk of 16 bytes has 8 values of f16; the activations come in blocks.
+            if !types().any(|ty| ty == w.ty) || !n_in.is_multiple_of(BLOCK) {
+                return Err(device.unsupported(format_args!("weight {} of type {} and {n_in} inputs", w.name, w.ty)));
             }
             if w.rows() > i32::MAX as usize || n_in > i32::MAX as usize {
                 return Err(device.unsupported(format_args!("weight {} of {} x {n_in}", w.name, w.rows())));
             }
-            let (quants, scales) = planes(w);
-            Ok(Weight { ty: w.ty, n_out: w.rows(), quants: device.copy(&quants)?, scales: device.copy(&scales)? })
+            let Planes { quants, high, scales } = Planes::of(w.ty, &w.data);
+            let [high, scales] = [device.copy(&high)?, device.copy(&scales)?];
+            Ok(Weight { ty: w.ty, n_out: w.rows(), quants: device.copy(&quants)?, high, scales })
         };
         Ok(Self { weights: weights.iter().map(upload).collect::<Result<_>>()?, n_in })
     }
-}
-
-/// Quants and scales of a quantized weight, each in a plane of its own, in the file's order.
-fn planes(w: &Tensor) -> (Vec<u8>, Vec<u8>) {
-    let head = if w.ty == TensorType::Q4_1 { 4 } else { 2 };
-    let bytes = w.ty.block_bytes();
-    let blocks = w.data.len() / bytes;
-    let (mut quants, mut scales) = (Vec::with_capacity(blocks * (bytes - head)), Vec::with_capacity(blocks * head));
-    for block in w.data.chunks_exact(bytes) {
-        scales.extend_from_slice(&block[..head]);
-        quants.extend_from_slice(&block[head..]);
-    }
-    (quants, scales)
 }
 
 /// The elements of a matrix, little-endian: f16 as they are, else all as f32.
@@ -183,18 +174,6 @@ impl Expansion {
 mod tests {
     use super::*;
     use crate::map::Bytes;
-
-    #[test]
-    fn planes_keep_every_byte_of_every_block_in_order() {
-        for (ty, head) in [(TensorType::Q8_0, 2), (TensorType::Q4_0, 2), (TensorType::Q4_1, 4)] {
-            let data: Vec<u8> = (0..6 * ty.block_bytes()).map(|i| (i * 7 % 251) as u8).collect();
-            let w = Tensor { name: "w".into(), ty, dims: vec![64, 3], data: Bytes::from(data.clone()) };
-            let (quants, scales) = planes(&w);
-            let (heads, tails) = (scales.chunks(head), quants.chunks(ty.block_bytes() - head));
-            let again: Vec<u8> = heads.zip(tails).flat_map(|(h, q)| [h, q].concat()).collect();
-            assert_eq!(again, data, "{ty}");
-        }
-    }
 
     #[test]
     fn tiles_put_each_element_where_the_kernel_looks_and_zero_the_rest() {

@@ -1,7 +1,9 @@
 //! Which device a model runs on, and its stage there.
 
 use super::EngineOptions;
-use crate::backend::{Backend, Precision};
+use crate::backend::Backend;
+#[cfg(feature = "cuda")]
+use crate::backend::Precision;
 use crate::cpu::Cpu;
 #[cfg(feature = "cuda")]
 use crate::cuda::Cuda;

@@ -17,14 +17,14 @@ pub(super) const SUB: usize = 16;
 /// Sub-blocks of 32 values in it.
 pub(super) const SUBS: usize = SUPER / BLOCK;
 /// Bytes of eight scales and eight minimums of 6 bits.
-pub(super) const SCALES_BYTES: usize = 12;
+pub(crate) const SCALES_BYTES: usize = 12;
 /// The largest of those.
 const LARGEST: u8 = 63;
 
 /// The 6-bit scale and minimum of sub-block `j`. The first four of both lie in the low bits of bytes 0..4 and 4..8;
 /// the others have their low nibbles in bytes 8..12 and their two high bits above the first ones'.
 #[inline(always)]
-pub(super) fn scale_and_minimum(packed: &[u8; SCALES_BYTES], j: usize) -> (u8, u8) {
+pub(crate) fn scale_and_minimum(packed: &[u8; SCALES_BYTES], j: usize) -> (u8, u8) {
     if j < 4 {
         return (packed[j] & 63, packed[j + 4] & 63);
     }

@@ -37,6 +37,8 @@ mod table;
 pub(crate) use checked::check_finite;
 pub(crate) use checked::encode_checked;
 pub(crate) use iq4::LEVELS as IQ4_LEVELS;
+#[cfg(feature = "cuda")]
+pub(crate) use k::scale_and_minimum as k_scale_and_minimum;
 pub(crate) use mxfp4::LEVELS as MXFP4_LEVELS;
 pub(crate) use q8_0::encode as encode_q8_0;
 

@@ -10,6 +10,24 @@ use cotvalve::tensor::TensorType;
 const SHAPE: Shape = Shape { layers: 2, heads: 4, kv_heads: 2, head_dim: 64, rotated: 64, embed: 128, ffn: 160 };
 const TYPES: [TensorType; 3] = [TensorType::Q4_0, TensorType::Q8_0, TensorType::Q4_1];
 
+/// The types that a backend has kernels for.
+pub const ALL_TYPES: [TensorType; 14] = [
+    TensorType::Q8_0,
+    TensorType::Q4_0,
+    TensorType::Q4_1,
+    TensorType::Q4K,
+    TensorType::Q5K,
+    TensorType::Q6K,
+    TensorType::Q5_0,
+    TensorType::Q5_1,
+    TensorType::Iq4Nl,
+    TensorType::Iq4Xs,
+    TensorType::Mxfp4,
+    TensorType::F16,
+    TensorType::BF16,
+    TensorType::F32,
+];
+
 fn tokens(n: u32, seed: u32) -> Vec<u32> {
     (0..n).map(|i| (i * 37 + seed * 101 + 11) % VOCAB as u32).collect()
 }
@@ -71,25 +89,41 @@ fn on_a_device_a_forward_pass_is_that_of_the_cpu() {
     }
 }
 
+/// In batches of few rows and of many: the two classes differ in the last bits of their sums.
+#[test]
+fn on_a_device_weights_of_every_type_make_the_logits_of_the_cpu() {
+    let shape = Shape { layers: 1, embed: 256, ffn: 256, ..SHAPE };
+    let text = tokens(12, 6);
+    for ty in ALL_TYPES {
+        let Some(cuda) = device() else { return };
+        let model = || shaped(&shape, ty);
+        let want = Runner::new(model(), &[], Setup::default()).text(0, &text, &[], 12);
+        let got = Runner::on(cuda, model(), &[], TensorType::F16).text(0, &text, &[], 12);
+        let error = nmse(&got, &want);
+        assert!(error < 1e-3, "{ty}: NMSE {error:e}");
+    }
+}
+
 #[test]
 fn on_a_device_a_closed_row_has_the_bits_of_the_base_whatever_stands_beside_it() {
-    let Some(cuda) = device() else { return };
     let text = tokens(20, 2);
-    let base = bits(&runner(cuda, TensorType::Q4_0, &[], TensorType::F16).text(0, &text, &[], 5));
-    let Some(cuda) = device() else { return };
-    let mut open = runner(cuda, TensorType::Q4_0, &adapters(), TensorType::F16);
     let texts = [(0, [0.0; 3]), (1, [1.0, 0.0, 0.0]), (2, [-0.0; 3]), (3, [0.0, 0.3, 1.0]), (4, [0.5, -1.0, 0.0])];
-    let mut logits = vec![Vec::new(); texts.len()];
-    for first in (0..20).step_by(5) {
-        let rows = texts.iter().map(|(sequence, openings)| text_rows(*sequence, &text, openings));
-        let step = open.step(&rows.flat_map(|rows| rows[first..first + 5].to_vec()).collect::<Vec<Row>>());
-        logits.iter_mut().zip(step.chunks(5)).for_each(|(all, new)| all.extend_from_slice(new));
+    for chunk in [1, 10] {
+        let (Some(cuda), Some(other)) = (device(), device()) else { return };
+        let base = bits(&runner(cuda, TensorType::Q4_0, &[], TensorType::F16).text(0, &text, &[], chunk));
+        let mut open = runner(other, TensorType::Q4_0, &adapters(), TensorType::F16);
+        let mut logits = vec![Vec::new(); texts.len()];
+        for first in (0..20).step_by(chunk) {
+            let rows = texts.iter().map(|(sequence, openings)| text_rows(*sequence, &text, openings));
+            let step = open.step(&rows.flat_map(|rows| rows[first..first + chunk].to_vec()).collect::<Vec<Row>>());
+            logits.iter_mut().zip(step.chunks(chunk)).for_each(|(all, new)| all.extend_from_slice(new));
+        }
+        assert_eq!([bits(&logits[0]), bits(&logits[2])], [base.clone(), base.clone()], "closed rows");
+        assert!(logits[3].iter().flatten().any(|v| !v.is_finite()), "the overflow is felt where it is open");
+        let alone = bits(&open.text(5, &text, &texts[1].1, chunk));
+        assert_eq!(bits(&logits[1]), alone, "an open row is not moved by its neighbours");
+        assert_ne!(alone, base, "the valve does something");
     }
-    assert_eq!([bits(&logits[0]), bits(&logits[2])], [base.clone(), base.clone()], "closed rows");
-    assert!(logits[3].iter().flatten().any(|v| !v.is_finite()), "the overflow is felt where it is open");
-    let alone = bits(&open.text(5, &text, &texts[1].1, 5));
-    assert_eq!(bits(&logits[1]), alone, "an open row is not moved by its neighbours");
-    assert_ne!(alone, base, "the valve does something");
 }
 
 /// Openings, tokens, positions and pages all differ from step to step of one graph.

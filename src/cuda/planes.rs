@@ -1,0 +1,171 @@
+//! Weights as the kernels read them: the planes that the heads of kernels/types*.cuh describe.
+
+use super::BLOCK;
+use crate::quant::k_scale_and_minimum;
+use crate::tensor::TensorType;
+use std::borrow::Cow;
+
+/// Blocks of 32 values in a super-block of 256.
+const SUPER_BLOCKS: usize = 8;
+
+/// A weight's planes; one that its type has no use for is empty.
+#[derive(Default)]
+pub(super) struct Planes<'a> {
+    pub quants: Cow<'a, [u8]>,
+    pub high: Vec<u8>,
+    pub scales: Vec<u8>,
+}
+
+impl<'a> Planes<'a> {
+    /// Those of the blocks of a file.
+    pub fn of(ty: TensorType, data: &'a [u8]) -> Self {
+        let mut to = Made::default();
+        let blocks = data.chunks_exact(ty.block_bytes());
+        match ty {
+            TensorType::F32 | TensorType::F16 | TensorType::BF16 => {
+                return Self { quants: Cow::Borrowed(data), ..Self::default() };
+            }
+            TensorType::Q8_0 | TensorType::Q4_0 => blocks.for_each(|b| to.plain(b, 2)),
+            TensorType::Q4_1 => blocks.for_each(|b| to.plain(b, 4)),
+            TensorType::Q5_0 => blocks.for_each(|b| to.five_bits(b, 2)),
+            TensorType::Q5_1 => blocks.for_each(|b| to.five_bits(b, 4)),
+            TensorType::Q4K | TensorType::Q5K => blocks.for_each(|b| to.k(b)),
+            TensorType::Q6K => blocks.for_each(|b| to.q6_k(b)),
+            TensorType::Iq4Nl => blocks.for_each(|b| to.table(b, 2)),
+            TensorType::Mxfp4 => blocks.for_each(|b| to.table(b, 1)),
+            TensorType::Iq4Xs => blocks.for_each(|b| to.iq4_xs(b)),
+            // `types` of project.rs does not list them.
+            TensorType::Q2K | TensorType::Q3K => {}
+        }
+        to.scales.append(&mut to.steps);
+        Self { quants: Cow::Owned(to.quants), high: to.high, scales: to.scales }
+    }
+}
+
+/// Planes in the making.
+#[derive(Default)]
+struct Made {
+    quants: Vec<u8>,
+    high: Vec<u8>,
+    scales: Vec<u8>,
+    /// What comes behind the scales of all rows.
+    steps: Vec<u8>,
+}
+
+/// 32 values below 16: value i in the low nibble of byte i, value i + 16 in its high one.
+fn nibbles(values: &[u8; BLOCK]) -> [u8; BLOCK / 2] {
+    std::array::from_fn(|i| values[i] & 15 | values[i + BLOCK / 2] << 4)
+}
+
+/// The fifth bit of 32 values: of value 4i + j at 8j + i, of value 16 + 4i + j at 8j + i + 4.
+fn fifth_bits(values: &[u8; BLOCK]) -> u32 {
+    let place = |v: usize| 8 * (v % 4) + v % 16 / 4 + v / 16 * 4;
+    (0..BLOCK).map(|v| u32::from(values[v] >> 4 & 1) << place(v)).sum()
+}
+
+impl Made {
+    /// `{ head; quants }`, both as they are.
+    fn plain(&mut self, block: &[u8], head: usize) {
+        self.scales.extend_from_slice(&block[..head]);
+        self.quants.extend_from_slice(&block[head..]);
+    }
+
+    /// `{ head; u32 fifth bits; nibbles }`
+    fn five_bits(&mut self, block: &[u8], head: usize) {
+        let bits = u32::from_le_bytes([block[head], block[head + 1], block[head + 2], block[head + 3]]);
+        let values: [u8; BLOCK] = std::array::from_fn(|i| (bits >> i & 1) as u8 * 16);
+        self.scales.extend_from_slice(&block[..head]);
+        self.high.extend(fifth_bits(&values).to_le_bytes());
+        self.quants.extend_from_slice(&block[head + 4..]);
+    }
+
+    /// `{ f16 d; f16 dmin; scales[12]; high[32], if there are fifth bits; quants[128] }`
+    fn k(&mut self, block: &[u8]) {
+        let (scales, quants) = (&block[4..16], &block[block.len() - 128..]);
+        let high = &block[16..block.len() - 128];
+        self.scales.extend_from_slice(&block[..4]);
+        let mut packed = 0u128;
+        for j in 0..SUPER_BLOCKS {
+            let (scale, minimum) = k_scale_and_minimum(scales.first_chunk().expect("12 bytes"), j);
+            packed |= u128::from(u16::from(scale) | u16::from(minimum) << 6) << (12 * j);
+            let fifth = |i: usize| if high.is_empty() { 0 } else { (high[i] >> j & 1) << 4 };
+            let values: [u8; BLOCK] =
+                std::array::from_fn(|i| quants[j / 2 * BLOCK + i] >> (4 * (j % 2)) & 15 | fifth(i));
+            self.quants.extend(nibbles(&values));
+            if !high.is_empty() {
+                self.high.extend(fifth_bits(&values).to_le_bytes());
+            }
+        }
+        self.scales.extend(&packed.to_le_bytes()[..12]);
+    }
+
+    /// `{ low[128]; high[64]; i8 scales[16]; f16 d }`
+    fn q6_k(&mut self, block: &[u8]) {
+        for j in 0..SUPER_BLOCKS {
+            let (half, k) = (j / 4, j % 4);
+            let low = &block[64 * half + BLOCK * (k % 2)..];
+            let high = &block[128 + BLOCK * half..];
+            let low: [u8; BLOCK] = std::array::from_fn(|i| low[i] >> (4 * (k / 2)) & 15);
+            self.quants.extend(nibbles(&low));
+            for first in [0, BLOCK / 2] {
+                let bits = |v: usize| u32::from(high[first + v] >> (2 * k) & 3) << (8 * (v % 4) + v / 4 * 2);
+                self.high.extend((0..BLOCK / 2).map(bits).sum::<u32>().to_le_bytes());
+            }
+        }
+        self.scales.extend_from_slice(&block[192..208]);
+        self.steps.extend_from_slice(&block[208..]);
+    }
+
+    /// `{ head; nibbles }` whose nibbles are places in a table.
+    fn table(&mut self, block: &[u8], head: usize) {
+        self.scales.extend_from_slice(&block[..head]);
+        self.places(&block[head..]);
+    }
+
+    /// `{ f16 d; u16 high; u8 low[4]; nibbles[8][16] }`
+    fn iq4_xs(&mut self, block: &[u8]) {
+        let high = u16::from_le_bytes([block[2], block[3]]);
+        let scale = |j: usize| u64::from(block[4 + j / 2] >> (4 * (j % 2)) & 15) | u64::from(high >> (2 * j) & 3) << 4;
+        let scales: u64 = (0..SUPER_BLOCKS).map(|j| scale(j) << (16 + 6 * j)).sum();
+        let d = u64::from(u16::from_le_bytes([block[0], block[1]]));
+        self.scales.extend((scales | d).to_le_bytes());
+        block[8..].chunks_exact(BLOCK / 2).for_each(|nibbles| self.places(nibbles));
+    }
+
+    /// Sixteen bytes of nibbles, so that each word has four neighbouring values in each half.
+    fn places(&mut self, nibbles: &[u8]) {
+        for four in nibbles.chunks_exact(4) {
+            let first: u32 = four.iter().enumerate().map(|(k, b)| u32::from(b & 15) << (4 * k)).sum();
+            let last: u32 = four.iter().enumerate().map(|(k, b)| u32::from(b >> 4) << (4 * k)).sum();
+            self.quants.extend((first | last << 16).to_le_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::project::types;
+
+    /// That the values are the same is seen where the kernels read them (tests/cuda_device.rs).
+    #[test]
+    fn planes_take_the_bytes_of_the_file() {
+        for ty in types() {
+            let data: Vec<u8> = (0..6 * ty.block_bytes()).map(|i| (i * 7 % 251) as u8).collect();
+            let Planes { quants, high, scales } = Planes::of(ty, &data);
+            assert_eq!(quants.len() + high.len() + scales.len(), data.len(), "{ty}");
+        }
+    }
+
+    #[test]
+    fn fifth_bits_lie_where_one_shift_finds_four() {
+        for v in 0..BLOCK {
+            let mut values = [0; BLOCK];
+            values[v] = 16;
+            let word = fifth_bits(&values);
+            let (i, j) = (v % 16 / 4, v % 4);
+            let shift = if v < 16 { i } else { i + 4 };
+            assert_eq!(word >> shift & 0x0101_0101, 1 << (8 * j), "value {v}");
+        }
+    }
+}
