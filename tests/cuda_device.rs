@@ -6,6 +6,8 @@ mod cuda_cxx;
 #[path = "cuda_device/model.rs"]
 mod model;
 mod support;
+#[path = "cuda_device/types.rs"]
+mod types;
 
 use cotvalve::backend::{Backend, Batch, Input, Linear, Owed, Precision, Span, Term};
 use cotvalve::cpu::Cpu;
@@ -459,7 +461,7 @@ fn on_a_device_shapes_that_do_not_fit_are_refused() {
 }
 
 /// How often all tests together open a device.
-const DEVICES_OPENED: usize = 30;
+const DEVICES_OPENED: usize = 32;
 
 /// The tests above again, in a process of its own that finds the emulated driver, in both orders of lanes.
 #[test]
