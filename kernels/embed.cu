@@ -16,12 +16,10 @@ struct EmbedArgs {
     const void* high;
     const void* scales;
     float* h;
-    int n_rows;
     int cols;
     int vocab;
-    int unused;
 };
-static_assert(sizeof(EmbedArgs) == 80, "src/cuda/args.rs mirrors this struct");
+static_assert(sizeof(EmbedArgs) == 72, "src/cuda/args.rs mirrors this struct");
 
 template <class W>
 static __device__ __forceinline__ void embed(const EmbedArgs& args) {

@@ -112,26 +112,30 @@ static __device__ __forceinline__ int nibble(const Planes& p, size_t i) {
     return i % BLOCK < BLOCK / 2 ? byte & 0xf : byte >> 4;
 }
 
-// w = d * (nibble - 8)
-struct Q4_0 {
-    static constexpr int VALUES = 32;
+// A type of such chunks with a Scale for each run of BLOCKS of them.
+template <class Scale, int BLOCKS = 1>
+struct BlockType {
+    static constexpr int VALUES = BLOCK;
 
     struct Chunk {
         uint4 quants;
-        uint16_t d;
+        Scale scale;
     };
 
     static __device__ __forceinline__ Chunk load(const Planes& p, size_t at) {
-        return {__ldcs(p.quants + at), plane_at<uint16_t>(p.scales, at)};
+        return {__ldcs(p.quants + at), plane_at<Scale>(p.scales, at / BLOCKS)};
     }
 
     static __device__ __forceinline__ BlockActs acts(const Activations& x, int n_in, int row, int chunk) {
         return block_acts(x, n_in, row, chunk);
     }
+};
 
+// w = d * (nibble - 8)
+struct Q4_0 : BlockType<uint16_t> {
     static __device__ __forceinline__ float fma(const Chunk& w, int, const BlockActs& x, float sum) {
         const int dot = nibble_dot(w.quants, x) - 8 * x.sum;
-        return __fmaf_rn(static_cast<float>(dot), __fmul_rn(half_bits(w.d), x.scale), sum);
+        return __fmaf_rn(static_cast<float>(dot), __fmul_rn(half_bits(w.scale), x.scale), sum);
     }
 
     static __device__ __forceinline__ float value(const Planes& p, size_t i) {
@@ -153,24 +157,9 @@ static __device__ __forceinline__ float affine_value(int q, uint32_t pair) {
 }
 
 // w = d * nibble + m
-struct Q4_1 {
-    static constexpr int VALUES = 32;
-
-    struct Chunk {
-        uint4 quants;
-        uint32_t pair;
-    };
-
-    static __device__ __forceinline__ Chunk load(const Planes& p, size_t at) {
-        return {__ldcs(p.quants + at), plane_at<uint32_t>(p.scales, at)};
-    }
-
-    static __device__ __forceinline__ BlockActs acts(const Activations& x, int n_in, int row, int chunk) {
-        return block_acts(x, n_in, row, chunk);
-    }
-
+struct Q4_1 : BlockType<uint32_t> {
     static __device__ __forceinline__ float fma(const Chunk& w, int, const BlockActs& x, float sum) {
-        return affine_fma(nibble_dot(w.quants, x), w.pair, x, sum);
+        return affine_fma(nibble_dot(w.quants, x), w.scale, x, sum);
     }
 
     static __device__ __forceinline__ float value(const Planes& p, size_t i) {
@@ -198,3 +187,18 @@ static __device__ __forceinline__ int five_bits(const Planes& p, size_t i) {
     const int e = i % (BLOCK / 2), bit = e % 4 * 8 + e / 4 + (i % BLOCK < BLOCK / 2 ? 0 : 4);
     return nibble(p, i) | (plane_at<uint32_t>(p.high, i / BLOCK) >> bit & 1) << 4;
 }
+
+// BlockType with fifth bits.
+template <class Scale, int BLOCKS = 1>
+struct FiveBitType : BlockType<Scale, BLOCKS> {
+    struct Chunk {
+        uint4 quants;
+        Scale scale;
+        uint32_t high;
+    };
+
+    static __device__ __forceinline__ Chunk load(const Planes& p, size_t at) {
+        const Scale scale = plane_at<Scale>(p.scales, at / BLOCKS);
+        return {__ldcs(p.quants + at), scale, plane_at<uint32_t>(p.high, at)};
+    }
+};

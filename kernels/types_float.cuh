@@ -21,22 +21,25 @@ static __device__ __forceinline__ float part(const float4& v, int i) {
     return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
 }
 
-struct FloatChunk {
-    uint4 quants;
+// A type of which 16 bytes are N values.
+template <int N>
+struct FloatType {
+    static constexpr int VALUES = N;
+
+    struct Chunk {
+        uint4 quants;
+    };
+
+    static __device__ __forceinline__ Chunk load(const Planes& p, size_t at) { return {__ldcs(p.quants + at)}; }
+
+    static __device__ __forceinline__ FloatActs<N> acts(const Activations& x, int n_in, int row, int chunk) {
+        return float_acts<N>(x, n_in, row, chunk);
+    }
 };
 
 // Types of 16 bits; W widens one.
 template <class W>
-struct SixteenBits {
-    static constexpr int VALUES = 8;
-    typedef FloatChunk Chunk;
-
-    static __device__ __forceinline__ Chunk load(const Planes& p, size_t at) { return {__ldcs(p.quants + at)}; }
-
-    static __device__ __forceinline__ FloatActs<8> acts(const Activations& x, int n_in, int row, int chunk) {
-        return float_acts<8>(x, n_in, row, chunk);
-    }
-
+struct SixteenBits : FloatType<8> {
     static __device__ __forceinline__ float fma(const Chunk& w, int, const FloatActs<8>& x, float sum) {
 #pragma unroll
         for (int i = 0; i < 8; i++) {
@@ -61,16 +64,7 @@ struct BF16 : SixteenBits<BF16> {
     }
 };
 
-struct F32 {
-    static constexpr int VALUES = 4;
-    typedef FloatChunk Chunk;
-
-    static __device__ __forceinline__ Chunk load(const Planes& p, size_t at) { return {__ldcs(p.quants + at)}; }
-
-    static __device__ __forceinline__ FloatActs<4> acts(const Activations& x, int n_in, int row, int chunk) {
-        return float_acts<4>(x, n_in, row, chunk);
-    }
-
+struct F32 : FloatType<4> {
     static __device__ __forceinline__ float fma(const Chunk& w, int, const FloatActs<4>& x, float sum) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {

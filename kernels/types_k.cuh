@@ -41,24 +41,9 @@ static __device__ __forceinline__ float k_value(int q, const Planes& p, size_t b
     return __fadd_rn(__fmul_rn(static_cast<float>(q), s), -m);
 }
 
-struct Q4_K {
-    static constexpr int VALUES = 32;
-
-    struct Chunk {
-        uint4 quants;
-        uint4 scales;
-    };
-
-    static __device__ __forceinline__ Chunk load(const Planes& p, size_t at) {
-        return {__ldcs(p.quants + at), plane_at<uint4>(p.scales, at / SUPER_BLOCKS)};
-    }
-
-    static __device__ __forceinline__ BlockActs acts(const Activations& x, int n_in, int row, int chunk) {
-        return block_acts(x, n_in, row, chunk);
-    }
-
+struct Q4_K : BlockType<uint4, SUPER_BLOCKS> {
     static __device__ __forceinline__ float fma(const Chunk& w, int chunk, const BlockActs& x, float sum) {
-        return k_fma(nibble_dot(w.quants, x), w.scales, chunk, x, sum);
+        return k_fma(nibble_dot(w.quants, x), w.scale, chunk, x, sum);
     }
 
     static __device__ __forceinline__ float value(const Planes& p, size_t i) {
@@ -66,26 +51,9 @@ struct Q4_K {
     }
 };
 
-struct Q5_K {
-    static constexpr int VALUES = 32;
-
-    struct Chunk {
-        uint4 quants;
-        uint4 scales;
-        uint32_t high;
-    };
-
-    static __device__ __forceinline__ Chunk load(const Planes& p, size_t at) {
-        const uint4 scales = plane_at<uint4>(p.scales, at / SUPER_BLOCKS);
-        return {__ldcs(p.quants + at), scales, plane_at<uint32_t>(p.high, at)};
-    }
-
-    static __device__ __forceinline__ BlockActs acts(const Activations& x, int n_in, int row, int chunk) {
-        return block_acts(x, n_in, row, chunk);
-    }
-
+struct Q5_K : FiveBitType<uint4, SUPER_BLOCKS> {
     static __device__ __forceinline__ float fma(const Chunk& w, int chunk, const BlockActs& x, float sum) {
-        return k_fma(five_bit_dot(w.quants, w.high, x), w.scales, chunk, x, sum);
+        return k_fma(five_bit_dot(w.quants, w.high, x), w.scale, chunk, x, sum);
     }
 
     static __device__ __forceinline__ float value(const Planes& p, size_t i) {
@@ -93,9 +61,7 @@ struct Q5_K {
     }
 };
 
-struct Q6_K {
-    static constexpr int VALUES = 32;
-
+struct Q6_K : BlockType<uint16_t> {
     struct Chunk {
         uint4 quants;
         uint2 high;
@@ -109,10 +75,6 @@ struct Q6_K {
     static __device__ __forceinline__ Chunk load(const Planes& p, size_t at) {
         const uint16_t scales = plane_at<uint16_t>(p.scales, at), d = plane_at<uint16_t>(steps(p), at / SUPER_BLOCKS);
         return {__ldcs(p.quants + at), plane_at<uint2>(p.high, at), scales, d};
-    }
-
-    static __device__ __forceinline__ BlockActs acts(const Activations& x, int n_in, int row, int chunk) {
-        return block_acts(x, n_in, row, chunk);
     }
 
     // Four nibbles and two bits above each, less 32: six bits with the top one turned, spread over the byte.

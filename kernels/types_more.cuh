@@ -12,26 +12,10 @@
 #pragma once
 #include "types.cuh"
 
-struct Q5_0 {
-    static constexpr int VALUES = 32;
-
-    struct Chunk {
-        uint4 quants;
-        uint32_t high;
-        uint16_t d;
-    };
-
-    static __device__ __forceinline__ Chunk load(const Planes& p, size_t at) {
-        return {__ldcs(p.quants + at), plane_at<uint32_t>(p.high, at), plane_at<uint16_t>(p.scales, at)};
-    }
-
-    static __device__ __forceinline__ BlockActs acts(const Activations& x, int n_in, int row, int chunk) {
-        return block_acts(x, n_in, row, chunk);
-    }
-
+struct Q5_0 : FiveBitType<uint16_t> {
     static __device__ __forceinline__ float fma(const Chunk& w, int, const BlockActs& x, float sum) {
         const int dot = five_bit_dot(w.quants, w.high, x) - 16 * x.sum;
-        return __fmaf_rn(static_cast<float>(dot), __fmul_rn(half_bits(w.d), x.scale), sum);
+        return __fmaf_rn(static_cast<float>(dot), __fmul_rn(half_bits(w.scale), x.scale), sum);
     }
 
     static __device__ __forceinline__ float value(const Planes& p, size_t i) {
@@ -40,25 +24,9 @@ struct Q5_0 {
     }
 };
 
-struct Q5_1 {
-    static constexpr int VALUES = 32;
-
-    struct Chunk {
-        uint4 quants;
-        uint32_t high;
-        uint32_t pair;
-    };
-
-    static __device__ __forceinline__ Chunk load(const Planes& p, size_t at) {
-        return {__ldcs(p.quants + at), plane_at<uint32_t>(p.high, at), plane_at<uint32_t>(p.scales, at)};
-    }
-
-    static __device__ __forceinline__ BlockActs acts(const Activations& x, int n_in, int row, int chunk) {
-        return block_acts(x, n_in, row, chunk);
-    }
-
+struct Q5_1 : FiveBitType<uint32_t> {
     static __device__ __forceinline__ float fma(const Chunk& w, int, const BlockActs& x, float sum) {
-        return affine_fma(five_bit_dot(w.quants, w.high, x), w.pair, x, sum);
+        return affine_fma(five_bit_dot(w.quants, w.high, x), w.scale, x, sum);
     }
 
     static __device__ __forceinline__ float value(const Planes& p, size_t i) {
@@ -104,25 +72,10 @@ static __device__ __forceinline__ float table_level(const Planes& p, size_t i) {
     return static_cast<float>(static_cast<int8_t>(four_levels<L>(places >> 4 * k & 0xf) & 0xff));
 }
 
-struct IQ4_NL {
-    static constexpr int VALUES = 32;
-
-    struct Chunk {
-        uint4 quants;
-        uint16_t d;
-    };
-
-    static __device__ __forceinline__ Chunk load(const Planes& p, size_t at) {
-        return {__ldcs(p.quants + at), plane_at<uint16_t>(p.scales, at)};
-    }
-
-    static __device__ __forceinline__ BlockActs acts(const Activations& x, int n_in, int row, int chunk) {
-        return block_acts(x, n_in, row, chunk);
-    }
-
+struct IQ4_NL : BlockType<uint16_t> {
     static __device__ __forceinline__ float fma(const Chunk& w, int, const BlockActs& x, float sum) {
         const int dot = table_dot<Iq4Levels>(w.quants, x);
-        return __fmaf_rn(static_cast<float>(dot), __fmul_rn(half_bits(w.d), x.scale), sum);
+        return __fmaf_rn(static_cast<float>(dot), __fmul_rn(half_bits(w.scale), x.scale), sum);
     }
 
     static __device__ __forceinline__ float value(const Planes& p, size_t i) {
@@ -131,58 +84,27 @@ struct IQ4_NL {
     }
 };
 
-struct IQ4_XS {
-    static constexpr int VALUES = 32;
-    static constexpr int SUPER = 8;  // blocks of 32 values in one of 256
-
-    struct Chunk {
-        uint4 quants;
-        uint2 scales;
-    };
-
-    static __device__ __forceinline__ Chunk load(const Planes& p, size_t at) {
-        return {__ldcs(p.quants + at), plane_at<uint2>(p.scales, at / SUPER)};
-    }
-
-    static __device__ __forceinline__ BlockActs acts(const Activations& x, int n_in, int row, int chunk) {
-        return block_acts(x, n_in, row, chunk);
-    }
-
+struct IQ4_XS : BlockType<uint2, 8> {
     // Exact: 11 bits times 6.
     static __device__ __forceinline__ float step(const uint2& scales, int block) {
         const unsigned long long bits = static_cast<unsigned long long>(scales.y) << 32 | scales.x;
-        const int s = static_cast<int>(bits >> (16 + 6 * (block % SUPER)) & 63) - 32;
+        const int s = static_cast<int>(bits >> (16 + 6 * (block % 8)) & 63) - 32;
         return __fmul_rn(half_bits(scales.x & 0xffff), static_cast<float>(s));
     }
 
     static __device__ __forceinline__ float fma(const Chunk& w, int chunk, const BlockActs& x, float sum) {
         const int dot = table_dot<Iq4Levels>(w.quants, x);
-        return __fmaf_rn(static_cast<float>(dot), __fmul_rn(step(w.scales, chunk), x.scale), sum);
+        return __fmaf_rn(static_cast<float>(dot), __fmul_rn(step(w.scale, chunk), x.scale), sum);
     }
 
     static __device__ __forceinline__ float value(const Planes& p, size_t i) {
         const size_t block = i / BLOCK;
-        const uint2 scales = plane_at<uint2>(p.scales, block / SUPER);
-        return __fmul_rn(table_level<Iq4Levels>(p, i), step(scales, static_cast<int>(block % SUPER)));
+        const uint2 scales = plane_at<uint2>(p.scales, block / 8);
+        return __fmul_rn(table_level<Iq4Levels>(p, i), step(scales, static_cast<int>(block % 8)));
     }
 };
 
-struct MXFP4 {
-    static constexpr int VALUES = 32;
-
-    struct Chunk {
-        uint4 quants;
-        unsigned char e;
-    };
-
-    static __device__ __forceinline__ Chunk load(const Planes& p, size_t at) {
-        return {__ldcs(p.quants + at), plane_at<unsigned char>(p.scales, at)};
-    }
-
-    static __device__ __forceinline__ BlockActs acts(const Activations& x, int n_in, int row, int chunk) {
-        return block_acts(x, n_in, row, chunk);
-    }
-
+struct MXFP4 : BlockType<unsigned char> {
     // 2^(e - 128); the two smallest are subnormal.
     static __device__ __forceinline__ float step(int e) {
         return __int_as_float(e < 2 ? 1 << (21 + e) : (e - 1) << 23);
@@ -190,7 +112,7 @@ struct MXFP4 {
 
     static __device__ __forceinline__ float fma(const Chunk& w, int, const BlockActs& x, float sum) {
         const int dot = table_dot<Mxfp4Levels>(w.quants, x);
-        return __fmaf_rn(static_cast<float>(dot), __fmul_rn(step(w.e), x.scale), sum);
+        return __fmaf_rn(static_cast<float>(dot), __fmul_rn(step(w.scale), x.scale), sum);
     }
 
     static __device__ __forceinline__ float value(const Planes& p, size_t i) {

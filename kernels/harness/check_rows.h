@@ -5,9 +5,9 @@
 #include "../embed.cu"
 #include "../rows.cu"
 
-inline void launch_embed(WeightType type, const EmbedArgs& args) {
+inline void launch_embed(WeightType type, int rows, const EmbedArgs& args) {
     auto kernel = type == TYPE_Q8_0 ? embed_q8_0 : type == TYPE_Q4_0 ? embed_q4_0 : embed_q4_1;
-    dim3 grid(ceil_div(args.cols, EMBED_THREADS), args.n_rows);
+    dim3 grid(ceil_div(args.cols, EMBED_THREADS), rows);
     CUDA_LAUNCH(kernel, grid, dim3(EMBED_THREADS), 0, args);
     CUDA(cudaGetLastError());
 }
@@ -26,7 +26,7 @@ inline void check_embed(WeightType type, int cols, int rows, uint64_t seed) {
     Device<float> h(static_cast<size_t>(rows) * cols);
     Rows of = {tokens_device.get(), nullptr, nullptr, nullptr};
     const uint4* q = reinterpret_cast<const uint4*>(quants.get());
-    launch_embed(type, {of, q, nullptr, scales.get(), h.get(), rows, cols, vocab, 0});
+    launch_embed(type, rows, {of, q, nullptr, scales.get(), h.get(), cols, vocab});
     CUDA(cudaDeviceSynchronize());
     std::vector<float> want;
     for (uint32_t token : tokens) {

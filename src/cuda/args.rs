@@ -135,10 +135,8 @@ pub(super) struct Embed {
     pub high: u64,
     pub scales: u64,
     pub h: u64,
-    pub n_rows: i32,
     pub cols: i32,
     pub vocab: i32,
-    pub unused: i32,
 }
 
 /// `RopeStoreArgs` of rope.cu.
@@ -248,7 +246,7 @@ const _: () = assert!(size_of::<ShrinkMany>() == 80);
 const _: () = assert!(size_of::<Residual>() == 64);
 const _: () = assert!(size_of::<Quantize>() == 64);
 const _: () = assert!(size_of::<Gated>() == 136);
-const _: () = assert!(size_of::<Embed>() == 80);
+const _: () = assert!(size_of::<Embed>() == 72);
 const _: () = assert!(size_of::<RopeStore>() == 232);
 const _: () = assert!(size_of::<Attend>() == 160);
 const _: () = assert!(size_of::<AttendMany>() == 136);

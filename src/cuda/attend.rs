@@ -95,10 +95,8 @@ impl Cuda {
             high: d.address(&w.high),
             scales: d.address(&w.scales),
             h: d.address(&h.data),
-            n_rows: int(rows),
             cols: int(h.cols),
             vocab: int(w.n_out),
-            unused: 0,
         };
         let kernel = format!("embed_{}", w.ty);
         let grid = (h.cols.div_ceil(EMBED_THREADS as usize), rows);
@@ -195,9 +193,9 @@ impl Cuda {
         }
         let d = &self.device;
         let work = Work {
+            kernel: cache.attend_kernel(),
             rows: self.step.args(d),
             cache: cache.args(d, layer),
-            ty: cache.spec().ty,
             q: d.address(&q.data),
             y: d.address(&y.data),
             out: if quantizes { self.acts.args(d, false) } else { args::Quantized::default() },
@@ -242,10 +240,11 @@ impl Cuda {
 }
 
 /// Attention of a step, checked.
-struct Work {
+struct Work<'a> {
+    /// Of attend.cu.
+    kernel: &'a str,
     rows: args::Rows,
     cache: args::Cache,
-    ty: TensorType,
     q: u64,
     y: u64,
     out: args::Quantized,
@@ -256,7 +255,7 @@ struct Work {
     prefetch: bool,
 }
 
-impl Work {
+impl Work<'_> {
     /// Rows that follow one another in few positions of a sequence, or in none.
     fn launch_run(&self, d: &Device, attention: &Attention, run: Range<usize>) -> Result<()> {
         let Heads { heads, kv_heads, head_dim, scale } = self.heads;
@@ -290,11 +289,10 @@ impl Work {
             chunks_max: int(self.chunks),
             prefetch: self.prefetch.into(),
         };
-        let kernel = attend_name(head_dim, self.ty).unwrap_or_default();
         let shape = format_args!("{rows} rows, {heads} heads, {} chunks", self.chunks);
         // SAFETY: attend_dD_T takes this struct; the caller saw the shapes and pages, that the run is of the step, and
         // that there is room for the results of `chunks` chunks, which hold its longest context, and for y's blocks.
-        unsafe { d.launch(&kernel, (splits, strips), ATTEND_THREADS, &args, shape) }
+        unsafe { d.launch(self.kernel, (splits, strips), ATTEND_THREADS, &args, shape) }
     }
 
     /// `n` tiles of many rows of a sequence each.

@@ -19,6 +19,8 @@ pub struct Cache {
     data: CudaSlice<u8>,
     spec: CacheSpec,
     strip: Strip,
+    /// The kernel of attend.cu for such heads and such a cache.
+    attend_kernel: String,
 }
 
 /// One head's keys, or its values, in one page.
@@ -63,9 +65,9 @@ impl Cache {
             let (ty, block, head) = (spec.ty, spec.ty.block_len(), spec.head_dim);
             return Err(Error::argument("cache type", format!("{ty} has blocks of {block} values, heads have {head}")));
         }
-        if attend_name(spec.head_dim, spec.ty).is_none() {
+        let Some(attend_kernel) = attend_name(spec.head_dim, spec.ty) else {
             return Err(device.unsupported(format_args!("heads of {} with a cache of {}", spec.head_dim, spec.ty)));
-        }
+        };
         if !spec.page_len.is_power_of_two() || spec.page_len < PAGE_LEN_LEAST {
             let least = PAGE_LEN_LEAST;
             return Err(device.unsupported(format_args!("pages of {}, no power of two from {least}", spec.page_len)));
@@ -77,11 +79,15 @@ impl Cache {
             let tokens = spec.pages.saturating_mul(spec.page_len);
             return Err(Error::argument("context", format!("no memory for the cache of {tokens} tokens")));
         };
-        Ok(Self { data: device.zeros(bytes)?, spec: *spec, strip })
+        Ok(Self { data: device.zeros(bytes)?, spec: *spec, strip, attend_kernel })
     }
 
     pub(super) fn spec(&self) -> &CacheSpec {
         &self.spec
+    }
+
+    pub(super) fn attend_kernel(&self) -> &str {
+        &self.attend_kernel
     }
 
     pub(super) fn args(&self, device: &Device, layer: usize) -> args::Cache {

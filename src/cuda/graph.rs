@@ -11,10 +11,9 @@ use std::collections::HashMap;
 /// Graphs kept at most; all go when one more is wanted.
 const MOST: usize = 64;
 
-/// What the launches of a step depend on, beside the caller's buffers and weights, for which `version` stands.
+/// What the launches of a step depend on, beside the caller's buffers and weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
-    version: u64,
     rows: usize,
     outputs: usize,
     slots: usize,
@@ -51,6 +50,8 @@ enum Kept {
 /// The steps kept.
 pub(super) struct Graphs {
     kept: HashMap<Key, Kept>,
+    /// Of the caller's buffers and weights that they name.
+    version: u64,
     /// The step under way, if its verbs run and it may be kept.
     current: Option<Key>,
     recording: bool,
@@ -69,6 +70,7 @@ impl Graphs {
     pub fn new() -> Self {
         Self {
             kept: HashMap::new(),
+            version: 0,
             current: None,
             recording: false,
             refused: None,
@@ -99,17 +101,21 @@ impl Cuda {
         }
     }
 
-    fn key(&self, version: u64) -> Option<Key> {
+    fn key(&self) -> Option<Key> {
         let (rows, outputs, slots) = (self.step.rows(), self.step.outputs(), self.step.slots());
         let chunks = super::attend::chunk_bucket(self.step.context());
-        (rows <= MAX_GRAPH_ROWS && !self.step.has_tiles()).then_some(Key { version, rows, outputs, slots, chunks })
+        (rows <= MAX_GRAPH_ROWS && !self.step.has_tiles()).then_some(Key { rows, outputs, slots, chunks })
     }
 
     pub(super) fn replay_step(&mut self, version: u64) -> Result<bool> {
         self.step.rewind();
+        if self.graphs.version != version {
+            self.graphs.clear();
+            self.graphs.version = version;
+        }
         self.graphs.limits = Limits::NONE;
         self.graphs.launches_before = self.launches;
-        let Some(key) = self.key(version).filter(|_| self.graphs.refused.is_none()) else { return Ok(false) };
+        let Some(key) = self.key().filter(|_| self.graphs.refused.is_none()) else { return Ok(false) };
         let Graphs { kept, replays, .. } = &mut self.graphs;
         match kept.get(&key) {
             Some(Kept::Graph { graph, limits, launches }) => {

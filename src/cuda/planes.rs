@@ -1,12 +1,10 @@
 //! Weights as the kernels read them: the planes that the heads of kernels/types*.cuh describe.
 
 use super::BLOCK;
-use crate::quant::k_scale_and_minimum;
+use crate::quant::k::{SUBS, scale_and_minimum};
+use crate::quant::{five_bits, iq4_xs, put_nibbles, q4_k, q5_k, q6_k};
 use crate::tensor::TensorType;
 use std::borrow::Cow;
-
-/// Blocks of 32 values in a super-block of 256.
-const SUPER_BLOCKS: usize = 8;
 
 /// A weight's planes; one that its type has no use for is empty.
 #[derive(Default)]
@@ -29,11 +27,12 @@ impl<'a> Planes<'a> {
             TensorType::Q4_1 => blocks.for_each(|b| to.plain(b, 4)),
             TensorType::Q5_0 => blocks.for_each(|b| to.five_bits(b, 2)),
             TensorType::Q5_1 => blocks.for_each(|b| to.five_bits(b, 4)),
-            TensorType::Q4K | TensorType::Q5K => blocks.for_each(|b| to.k(b)),
-            TensorType::Q6K => blocks.for_each(|b| to.q6_k(b)),
+            TensorType::Q4K => blocks.for_each(|b| to.k(b, |j| q4_k::quants(whole(b), j), false)),
+            TensorType::Q5K => blocks.for_each(|b| to.k(b, |j| q5_k::quants(whole(b), j), true)),
+            TensorType::Q6K => blocks.for_each(|b| to.q6_k(whole(b))),
             TensorType::Iq4Nl => blocks.for_each(|b| to.table(b, 2)),
             TensorType::Mxfp4 => blocks.for_each(|b| to.table(b, 1)),
-            TensorType::Iq4Xs => blocks.for_each(|b| to.iq4_xs(b)),
+            TensorType::Iq4Xs => blocks.for_each(|b| to.iq4_xs(whole(b))),
             // `types` of project.rs does not list them.
             TensorType::Q2K | TensorType::Q3K => {}
         }
@@ -52,9 +51,9 @@ struct Made {
     steps: Vec<u8>,
 }
 
-/// 32 values below 16: value i in the low nibble of byte i, value i + 16 in its high one.
-fn nibbles(values: &[u8; BLOCK]) -> [u8; BLOCK / 2] {
-    std::array::from_fn(|i| values[i] & 15 | values[i + BLOCK / 2] << 4)
+/// A block whose length its type gives.
+fn whole<const BYTES: usize>(block: &[u8]) -> &[u8; BYTES] {
+    block.first_chunk().expect("a block of its type's length")
 }
 
 /// The fifth bit of 32 values: of value 4i + j at 8j + i, of value 16 + 4i + j at 8j + i + 4.
@@ -70,29 +69,31 @@ impl Made {
         self.quants.extend_from_slice(&block[head..]);
     }
 
-    /// `{ head; u32 fifth bits; nibbles }`
-    fn five_bits(&mut self, block: &[u8], head: usize) {
-        let bits = u32::from_le_bytes([block[head], block[head + 1], block[head + 2], block[head + 3]]);
-        let values: [u8; BLOCK] = std::array::from_fn(|i| (bits >> i & 1) as u8 * 16);
-        self.scales.extend_from_slice(&block[..head]);
-        self.high.extend(fifth_bits(&values).to_le_bytes());
-        self.quants.extend_from_slice(&block[head + 4..]);
+    /// The low four bits of 32 values: value i in the low nibble of byte i, value i + 16 in its high one.
+    fn nibbles(&mut self, values: [u8; BLOCK]) {
+        let end = self.quants.len();
+        self.quants.resize(end + BLOCK / 2, 0);
+        put_nibbles(values, &mut self.quants[end..]);
     }
 
-    /// `{ f16 d; f16 dmin; scales[12]; high[32], if there are fifth bits; quants[128] }`
-    fn k(&mut self, block: &[u8]) {
-        let (scales, quants) = (&block[4..16], &block[block.len() - 128..]);
-        let high = &block[16..block.len() - 128];
+    /// `{ head; u32 fifth bits; nibbles }`
+    fn five_bits(&mut self, block: &[u8], head: usize) {
+        let values = five_bits(whole(&block[head..]));
+        self.scales.extend_from_slice(&block[..head]);
+        self.high.extend(fifth_bits(&values).to_le_bytes());
+        self.nibbles(values);
+    }
+
+    /// `{ f16 d; f16 dmin; scales[12]; ... }`, whose sub-block j has the values `quants(j)`.
+    fn k(&mut self, block: &[u8], quants: impl Fn(usize) -> [u8; BLOCK], fifth: bool) {
         self.scales.extend_from_slice(&block[..4]);
         let mut packed = 0u128;
-        for j in 0..SUPER_BLOCKS {
-            let (scale, minimum) = k_scale_and_minimum(scales.first_chunk().expect("12 bytes"), j);
+        for j in 0..SUBS {
+            let (scale, minimum) = scale_and_minimum(whole(&block[4..]), j);
             packed |= u128::from(u16::from(scale) | u16::from(minimum) << 6) << (12 * j);
-            let fifth = |i: usize| if high.is_empty() { 0 } else { (high[i] >> j & 1) << 4 };
-            let values: [u8; BLOCK] =
-                std::array::from_fn(|i| quants[j / 2 * BLOCK + i] >> (4 * (j % 2)) & 15 | fifth(i));
-            self.quants.extend(nibbles(&values));
-            if !high.is_empty() {
+            let values = quants(j);
+            self.nibbles(values);
+            if fifth {
                 self.high.extend(fifth_bits(&values).to_le_bytes());
             }
         }
@@ -100,15 +101,12 @@ impl Made {
     }
 
     /// `{ low[128]; high[64]; i8 scales[16]; f16 d }`
-    fn q6_k(&mut self, block: &[u8]) {
-        for j in 0..SUPER_BLOCKS {
-            let (half, k) = (j / 4, j % 4);
-            let low = &block[64 * half + BLOCK * (k % 2)..];
-            let high = &block[128 + BLOCK * half..];
-            let low: [u8; BLOCK] = std::array::from_fn(|i| low[i] >> (4 * (k / 2)) & 15);
-            self.quants.extend(nibbles(&low));
-            for first in [0, BLOCK / 2] {
-                let bits = |v: usize| u32::from(high[first + v] >> (2 * k) & 3) << (8 * (v % 4) + v / 4 * 2);
+    fn q6_k(&mut self, block: &[u8; 210]) {
+        for j in 0..SUBS {
+            let values = q6_k::quants(block, j);
+            self.nibbles(values);
+            for half in values.as_chunks::<{ BLOCK / 2 }>().0 {
+                let bits = |v: usize| u32::from(half[v] >> 4) << (8 * (v % 4) + v / 4 * 2);
                 self.high.extend((0..BLOCK / 2).map(bits).sum::<u32>().to_le_bytes());
             }
         }
@@ -123,10 +121,9 @@ impl Made {
     }
 
     /// `{ f16 d; u16 high; u8 low[4]; nibbles[8][16] }`
-    fn iq4_xs(&mut self, block: &[u8]) {
-        let high = u16::from_le_bytes([block[2], block[3]]);
-        let scale = |j: usize| u64::from(block[4 + j / 2] >> (4 * (j % 2)) & 15) | u64::from(high >> (2 * j) & 3) << 4;
-        let scales: u64 = (0..SUPER_BLOCKS).map(|j| scale(j) << (16 + 6 * j)).sum();
+    fn iq4_xs(&mut self, block: &[u8; 136]) {
+        let scale = |j: usize| u64::from(iq4_xs::scale_index(block, j)) << (16 + 6 * j);
+        let scales: u64 = (0..SUBS).map(scale).sum();
         let d = u64::from(u16::from_le_bytes([block[0], block[1]]));
         self.scales.extend((scales | d).to_le_bytes());
         block[8..].chunks_exact(BLOCK / 2).for_each(|nibbles| self.places(nibbles));

@@ -14,7 +14,7 @@ const WORDS: usize = 4096;
 const MAX_ROWS: usize = 65_535;
 
 /// Where the parts of some rows lie, in words from the start of the step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Layout {
     rows: usize,
     positions: usize,
@@ -39,20 +39,20 @@ impl Layout {
 pub(super) struct Step {
     host: PinnedHostSlice<u32>,
     device: CudaSlice<u32>,
-    /// Every row.
-    all: Layout,
-    /// The rows that verbs compute.
-    now: Layout,
-    /// The outputs' rows, as a batch of their own.
-    kept: Layout,
+    /// Of all rows, and of the outputs' alone as a batch of their own.
+    layouts: [Layout; 2],
+    shares: [Shares; 2],
+    /// Which of the two the verbs compute.
+    now: usize,
     outputs: usize,
     pages: usize,
     slots: usize,
     bounds: Bounds,
-    /// Of all rows, and of the outputs' alone.
-    shares: [Shares; 2],
-    kept_only: bool,
 }
+
+/// Places in [`Step::layouts`] and [`Step::shares`].
+const ALL: usize = 0;
+const KEPT: usize = 1;
 
 /// What of a step the device's memory must hold.
 #[derive(Default)]
@@ -74,15 +74,13 @@ impl Step {
         Ok(Self {
             host: device.pinned(words)?,
             device: device.zeros(words)?,
-            all: Layout::default(),
-            now: Layout::default(),
-            kept: Layout::default(),
+            layouts: Default::default(),
+            shares: Default::default(),
+            now: ALL,
             outputs: 0,
             pages: 0,
             slots: 0,
             bounds: Bounds::default(),
-            shares: Default::default(),
-            kept_only: false,
         })
     }
 
@@ -100,11 +98,11 @@ impl Step {
         host[..rows].copy_from_slice(batch.tokens);
         host[self.outputs..][..batch.outputs.len()].copy_from_slice(batch.outputs);
         host[self.pages..][..batch.pages.len()].copy_from_slice(batch.pages);
-        write(host, &self.all, batch, 0..rows as u32);
-        if self.kept.rows < rows {
-            write(host, &self.kept, batch, batch.outputs.iter().copied());
+        write(host, &self.layouts[ALL], batch, 0..rows as u32);
+        if self.layouts[KEPT].rows < rows {
+            write(host, &self.layouts[KEPT], batch, batch.outputs.iter().copied());
         }
-        for (layout, shares) in [&self.all, &self.kept].into_iter().zip(&self.shares) {
+        for (layout, shares) in self.layouts.iter().zip(&self.shares) {
             let tiles = shares.tiles.as_flattened();
             host[layout.tiles..][..tiles.len()].copy_from_slice(tiles);
         }
@@ -118,35 +116,33 @@ impl Step {
     /// Gives every part of a batch its place. Returns the words of all.
     fn place(&mut self, batch: &Batch<'_>) -> usize {
         let (rows, slots, outputs) = (batch.tokens.len(), batch.slots, batch.outputs.len());
-        let [of_all, of_kept] = &mut self.shares;
-        of_all.all(batch);
-        of_kept.outputs(batch);
-        self.slots = slots;
-        self.all = Layout::new(rows, rows);
-        self.outputs = self.all.end(slots);
-        self.kept = if outputs == rows { self.all } else { Layout::new(self.outputs + outputs, outputs) };
-        self.pages = self.kept.end(slots).max(self.outputs + outputs);
+        self.shares[ALL].all(batch);
+        self.shares[KEPT].outputs(batch);
+        let mut all = Layout::new(rows, rows);
+        self.outputs = all.end(slots);
+        let mut kept = if outputs == rows { all } else { Layout::new(self.outputs + outputs, outputs) };
+        self.pages = kept.end(slots).max(self.outputs + outputs);
         // Read 16 bytes at a time.
-        self.all.tiles = (self.pages + batch.pages.len()).next_multiple_of(TILE_WORDS);
-        self.kept.tiles = self.all.tiles + of_all.tiles.as_flattened().len();
-        let words = self.kept.tiles + of_kept.tiles.as_flattened().len();
-        self.rewind();
-        words
+        all.tiles = (self.pages + batch.pages.len()).next_multiple_of(TILE_WORDS);
+        let [of_all, of_kept] = [ALL, KEPT].map(|i| self.shares[i].tiles.as_flattened().len());
+        kept.tiles = all.tiles + of_all;
+        (self.layouts, self.now, self.slots) = ([all, kept], ALL, slots);
+        kept.tiles + of_kept
     }
 
     /// Rows that verbs compute.
     pub fn rows(&self) -> usize {
-        self.now.rows
+        self.layouts[self.now].rows
     }
 
     /// Rows of the whole batch.
     pub fn batch_rows(&self) -> usize {
-        self.all.rows
+        self.layouts[ALL].rows
     }
 
     /// Rows whose logits are wanted.
     pub fn outputs(&self) -> usize {
-        self.kept.rows
+        self.layouts[KEPT].rows
     }
 
     /// Columns of the openings.
@@ -161,17 +157,17 @@ impl Step {
 
     /// All rows count again.
     pub fn rewind(&mut self) {
-        (self.now, self.kept_only) = (self.all, false);
+        self.now = ALL;
     }
 
     /// From here on the outputs' rows are all there are.
     pub fn keep_outputs(&mut self) {
-        (self.now, self.kept_only) = (self.kept, true);
+        self.now = KEPT;
     }
 
     /// How attention's kernels share the rows, and where its tiles lie.
     pub fn shares(&self, device: &Device) -> (&Shares, u64) {
-        (&self.shares[usize::from(self.kept_only)], self.at(device, self.now.tiles))
+        (&self.shares[self.now], self.at(device, self.layouts[self.now].tiles))
     }
 
     /// Whether some rows go to attention in tiles.
@@ -185,17 +181,17 @@ impl Step {
 
     /// `[rows, slots]`
     pub fn openings(&self, device: &Device) -> u64 {
-        self.at(device, self.now.openings)
+        self.at(device, self.layouts[self.now].openings)
     }
 
     /// `[outputs]`: their rows; `None` where all rows are.
     pub fn output_rows(&self, device: &Device) -> Option<u64> {
-        (self.now.rows != self.kept.rows).then(|| self.at(device, self.outputs))
+        (self.rows() != self.outputs()).then(|| self.at(device, self.outputs))
     }
 
     pub fn args(&self, device: &Device) -> Rows {
-        let at = |word| self.at(device, word);
-        Rows { tokens: at(0), positions: at(self.now.positions), tables: at(self.now.tables), pages: at(self.pages) }
+        let (layout, at) = (&self.layouts[self.now], |word| self.at(device, word));
+        Rows { tokens: at(0), positions: at(layout.positions), tables: at(layout.tables), pages: at(self.pages) }
     }
 
     /// That every token has a row in a table of `vocab`.

@@ -21,12 +21,18 @@ fn quants(block: &[u8; BYTES], j: usize) -> &[u8; table::BYTES] {
     block[QUANTS + table::BYTES * j..].first_chunk().expect("16 bytes")
 }
 
+/// s + 32 of sub-block `j`.
+#[inline(always)]
+pub(crate) fn scale_index(block: &[u8; BYTES], j: usize) -> u8 {
+    let low = block[LOW + j / 2] >> (4 * (j % 2)) & 15;
+    let high = block[HIGH + j / 4] >> (2 * (j % 4)) & 3;
+    low | high << 4
+}
+
 /// d·s of sub-block `j`: exact.
 #[inline(always)]
 fn step(block: &[u8; BYTES], j: usize) -> f32 {
-    let low = block[LOW + j / 2] >> (4 * (j % 2)) & 15;
-    let high = block[HIGH + j / 4] >> (2 * (j % 4)) & 3;
-    scale(block) * (i32::from(low | high << 4) - BIAS) as f32
+    scale(block) * (i32::from(scale_index(block, j)) - BIAS) as f32
 }
 
 /// Writes the scales of the sub-blocks, −32..=31 each.

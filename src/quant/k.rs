@@ -15,7 +15,7 @@ pub(super) const SUPER: usize = 256;
 /// Values of a sub-block where these are small.
 pub(super) const SUB: usize = 16;
 /// Sub-blocks of 32 values in it.
-pub(super) const SUBS: usize = SUPER / BLOCK;
+pub(crate) const SUBS: usize = SUPER / BLOCK;
 /// Bytes of eight scales and eight minimums of 6 bits.
 pub(crate) const SCALES_BYTES: usize = 12;
 /// The largest of those.

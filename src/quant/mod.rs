@@ -17,18 +17,18 @@ mod checked;
 pub mod float;
 mod iq4;
 mod iq4_nl;
-mod iq4_xs;
-mod k;
+pub(crate) mod iq4_xs;
+pub(crate) mod k;
 mod mxfp4;
 mod q2_k;
 mod q3_k;
 mod q4_0;
 mod q4_1;
-mod q4_k;
+pub(crate) mod q4_k;
 mod q5_0;
 mod q5_1;
-mod q5_k;
-mod q6_k;
+pub(crate) mod q5_k;
+pub(crate) mod q6_k;
 mod q8_0;
 mod search;
 mod table;
@@ -37,8 +37,6 @@ mod table;
 pub(crate) use checked::check_finite;
 pub(crate) use checked::encode_checked;
 pub(crate) use iq4::LEVELS as IQ4_LEVELS;
-#[cfg(feature = "cuda")]
-pub(crate) use k::scale_and_minimum as k_scale_and_minimum;
 pub(crate) use mxfp4::LEVELS as MXFP4_LEVELS;
 pub(crate) use q8_0::encode as encode_q8_0;
 
@@ -200,7 +198,7 @@ fn nibbles(bytes: &[u8; 16]) -> [u8; BLOCK] {
 }
 
 /// The inverse of [`nibbles`].
-fn put_nibbles(quants: [u8; BLOCK], bytes: &mut [u8]) {
+pub(crate) fn put_nibbles(quants: [u8; BLOCK], bytes: &mut [u8]) {
     for i in 0..16 {
         bytes[i] = quants[i] & 15 | (quants[16 + i] & 15) << 4;
     }
@@ -208,7 +206,7 @@ fn put_nibbles(quants: [u8; BLOCK], bytes: &mut [u8]) {
 
 /// The quants 0..32 of five bits of a block `{ u8 high[4]; u8 low[16] }`: nibbles, and a bit for each value.
 #[inline(always)]
-fn five_bits(bytes: &[u8; 20]) -> [u8; BLOCK] {
+pub(crate) fn five_bits(bytes: &[u8; 20]) -> [u8; BLOCK] {
     let (high, low) = bytes.split_first_chunk().expect("4 bytes");
     let high = u32::from_le_bytes(*high);
     let mut quants = nibbles(low.first_chunk().expect("16 bytes"));

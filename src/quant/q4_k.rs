@@ -10,8 +10,9 @@ use super::k::{self, SUBS, SUPER};
 const BYTES: usize = 144;
 const QUANTS: usize = 16;
 
+/// The quants of values 32j..32j + 32, 0..16 each.
 #[inline(always)]
-fn quants(block: &[u8; BYTES], j: usize) -> [u8; BLOCK] {
+pub(crate) fn quants(block: &[u8; BYTES], j: usize) -> [u8; BLOCK] {
     let bytes: &[u8; BLOCK] = block[QUANTS + BLOCK * (j / 2)..].first_chunk().expect("32 bytes");
     let shift = 4 * (j % 2);
     bytes.map(|b| b >> shift & 15)

@@ -10,8 +10,9 @@ const BYTES: usize = 176;
 const HIGH: usize = 16;
 const QUANTS: usize = 48;
 
+/// The quants of values 32j..32j + 32, 0..32 each.
 #[inline(always)]
-fn quants(block: &[u8; BYTES], j: usize) -> [u8; BLOCK] {
+pub(crate) fn quants(block: &[u8; BYTES], j: usize) -> [u8; BLOCK] {
     let high: &[u8; BLOCK] = block[HIGH..].first_chunk().expect("32 bytes");
     let bytes: &[u8; BLOCK] = block[QUANTS + BLOCK * (j / 2)..].first_chunk().expect("32 bytes");
     let shift = 4 * (j % 2);

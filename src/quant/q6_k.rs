@@ -18,7 +18,7 @@ const STEP: usize = 208;
 
 /// The quants of values 32j..32j + 32, 0..64 each.
 #[inline(always)]
-fn quants(block: &[u8; BYTES], j: usize) -> [u8; BLOCK] {
+pub(crate) fn quants(block: &[u8; BYTES], j: usize) -> [u8; BLOCK] {
     let (half, k) = (j / 4, j % 4);
     let low: &[u8; BLOCK] = block[64 * half + BLOCK * (k % 2)..].first_chunk().expect("32 bytes");
     let high: &[u8; BLOCK] = block[HIGH + BLOCK * half..].first_chunk().expect("32 bytes");
