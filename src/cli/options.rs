@@ -138,6 +138,9 @@ impl ModelArgs {
         };
         let model = Model::new(override_kv::open(&path, &self.override_kv)?)?;
         let engine = Engine::new(model, &EngineOptions { context, sessions, ..self.options()? })?;
+        if self.device == Device::Cpu && self.n_gpu_layers.is_some_and(|layers| layers > 0) {
+            eprintln!("valve: --n-gpu-layers has no effect without --device");
+        }
         if let Some(why) = engine.fallback() {
             eprintln!("valve: {why}; running on the CPU");
         }

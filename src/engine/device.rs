@@ -137,15 +137,20 @@ fn on_cuda(
     let on_cpu = layers - options.gpu_layers.unwrap_or(layers).min(layers);
     let mut portions = portions(layers, on_cpu, ordinals.len());
     let (mut parts, mut names) = (Vec::new(), Vec::new());
+    // A portion's share of the loading is its share of the layers.
+    let mut overall = |portion: &Portion, done: f32| {
+        progress((portion.layers.start as f32 + done * portion.layers.len() as f32) / layers as f32)
+    };
     if on_cpu > 0 {
         names.push("cpu".to_string());
-        parts.push(part(cpu(options)?, model, portions.remove(0), spec, progress)?);
+        let portion = portions.remove(0);
+        parts.push(part(cpu(options)?, model, portion.clone(), spec, &mut |done| overall(&portion, done))?);
     }
     for (ordinal, portion) in ordinals.iter().zip(portions) {
         let cuda = Cuda::open(*ordinal)?;
         let device = cuda.device().name().to_string();
         Memory::of(model, &portion, &spec).check(&device, cuda.device().free_bytes()?)?;
-        parts.push(part(cuda, model, portion, spec, progress)?);
+        parts.push(part(cuda, model, portion.clone(), spec, &mut |done| overall(&portion, done))?);
         names.push(device);
     }
     let config = model.config();

@@ -127,7 +127,7 @@ impl<B: Backend> Forward<B> {
             backend.shape(buf, config.heads.heads * config.heads.head_dim);
         }
         let x = Input::Normed { x: h, weight: &layer.attn_norm, eps: config.norm_eps };
-        let delta = valves.delta(Some(self.portion.layers.start + index), FanKind::Qkv);
+        let delta = valves.delta(Some(index), FanKind::Qkv);
         backend.expect(&layer.attn_output);
         backend.project(&mut [&mut *q, &mut *k, &mut *v], u, x, &layer.qkv, delta)?;
         let owed = delta.map(|delta| Owed { u, delta });
@@ -138,7 +138,7 @@ impl<B: Backend> Forward<B> {
         let Buffers { h, wide: [q, attn], y, u: [_, u_out], .. } = &mut self.buffers;
         let (backend, config) = (&mut self.backend, &self.config);
         backend.attend(attn, q, &self.cache, index, &config.heads)?;
-        let delta = valves.delta(Some(self.portion.layers.start + index), FanKind::AttnOutput);
+        let delta = valves.delta(Some(index), FanKind::AttnOutput);
         backend.expect(&layer.gate_up);
         backend.project(&mut [&mut *y], u_out, Input::Raw(attn), &layer.attn_output, delta)?;
         backend.add(h, y, delta.map(|delta| Owed { u: u_out, delta }))
@@ -151,11 +151,11 @@ impl<B: Backend> Forward<B> {
             backend.shape(buf, config.ffn);
         }
         let x = Input::Normed { x: h, weight: &layer.ffn_norm, eps: config.norm_eps };
-        let delta = valves.delta(Some(self.portion.layers.start + index), FanKind::GateUp);
+        let delta = valves.delta(Some(index), FanKind::GateUp);
         backend.expect(&layer.down);
         backend.project(&mut [&mut *gate, &mut *up], u, x, &layer.gate_up, delta)?;
         let x = Input::Gated { gate, up, owed: delta.map(|delta| Owed { u, delta }) };
-        let delta = valves.delta(Some(self.portion.layers.start + index), FanKind::Down);
+        let delta = valves.delta(Some(index), FanKind::Down);
         if let Some(next) = next {
             backend.expect(next);
         }

@@ -32,9 +32,8 @@ use std::sync::Arc;
 /// A set never changes: attaching another adapter makes another set, which takes the old one's place between
 /// two steps.
 pub struct ValveSet<B: Linear> {
-    /// One entry a layer, from `first` on.
+    /// One entry a layer of the portion.
     layers: Vec<LayerDeltas<B>>,
-    first: usize,
     head: Option<B::Delta>,
     slots: usize,
     rank: usize,
@@ -67,7 +66,7 @@ impl<B: Linear> ValveSet<B> {
         }
         let head = if portion.head { delta(None, FanKind::Head)? } else { None };
         let slots = adapters.iter().map(|adapter| adapter.parts().len()).sum();
-        Ok(Self { layers, first: portion.layers.start, head, slots, rank })
+        Ok(Self { layers, head, slots, rank })
     }
 
     /// Columns of a batch's openings.
@@ -80,10 +79,10 @@ impl<B: Linear> ValveSet<B> {
         self.rank
     }
 
-    /// The delta on a fan of `layer`, or of the head.
+    /// The delta on a fan of the portion's `layer`, from 0, or of the head.
     pub fn delta(&self, layer: Option<usize>, fan: FanKind) -> Option<&B::Delta> {
         let Some(layer) = layer else { return self.head.as_ref() };
-        let deltas = &self.layers[layer - self.first];
+        let deltas = &self.layers[layer];
         match fan {
             FanKind::Qkv => deltas.qkv.as_ref(),
             FanKind::AttnOutput => deltas.attn_output.as_ref(),

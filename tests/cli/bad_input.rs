@@ -154,4 +154,7 @@ fn a_device_that_cannot_run_the_model_is_named_and_auto_takes_the_processor_and_
     let (auto, said) = succeed(folder.command("run", &on("auto")).output().unwrap());
     assert_eq!(auto, folder.stdout("run", &on("cpu")));
     assert_eq!(said.matches("running on the CPU").count(), 1, "{said}");
+    let alone = ["-ngl", "99", "--temp", "0", "-n", "16", "-p", "the hint"];
+    let (text, said) = succeed(folder.command("run", &alone).output().unwrap());
+    assert_eq!((text, said.matches("--n-gpu-layers").count()), (auto, 1), "{said}");
 }
