@@ -5,7 +5,7 @@
 // Launch: block (256), grid (ceil(cols / 256), rows); no dynamic shared memory.
 #include "rows.cuh"
 #include "types_float.cuh"
-#include "types_k.cuh"
+#include "types_low.cuh"
 #include "types_more.cuh"
 
 constexpr int EMBED_THREADS = 256;
@@ -41,6 +41,8 @@ static __device__ __forceinline__ void embed(const EmbedArgs& args) {
 EMBED(q8_0, Q8_0)
 EMBED(q4_0, Q4_0)
 EMBED(q4_1, Q4_1)
+EMBED(q2_K, Q2_K)
+EMBED(q3_K, Q3_K)
 EMBED(q4_K, Q4_K)
 EMBED(q5_K, Q5_K)
 EMBED(q6_K, Q6_K)

@@ -7,7 +7,7 @@
 //   q4_0, q4_1   quants: 16 bytes for 32 values, byte i = value i (low nibble) and value i + 16 (high).
 //                scales: f16 d; pairs (d, m)
 //
-// and types_k.cuh, types_more.cuh, types_float.cuh the others. A type has
+// and types_k.cuh, types_low.cuh, types_more.cuh, types_float.cuh the others. A type has
 //
 //   VALUES                      in a chunk
 //   Chunk load(planes, at)      chunk `at`, counted over all rows, with its scales

@@ -1,8 +1,8 @@
 //! Weights as the kernels read them: the planes that the heads of kernels/types*.cuh describe.
 
 use super::BLOCK;
-use crate::quant::k::{SUBS, scale_and_minimum};
-use crate::quant::{five_bits, iq4_xs, put_nibbles, q4_k, q5_k, q6_k};
+use crate::quant::k::{SUBS, scale_and_minimum, two_bits};
+use crate::quant::{five_bits, iq4_xs, put_nibbles, q3_k, q4_k, q5_k, q6_k};
 use crate::tensor::TensorType;
 use std::borrow::Cow;
 
@@ -33,8 +33,8 @@ impl<'a> Planes<'a> {
             TensorType::Iq4Nl => blocks.for_each(|b| to.table(b, 2)),
             TensorType::Mxfp4 => blocks.for_each(|b| to.table(b, 1)),
             TensorType::Iq4Xs => blocks.for_each(|b| to.iq4_xs(whole(b))),
-            // `types` of project.rs does not list them.
-            TensorType::Q2K | TensorType::Q3K => {}
+            TensorType::Q2K => blocks.for_each(|b| to.q2_k(whole(b))),
+            TensorType::Q3K => blocks.for_each(|b| to.q3_k(whole(b))),
         }
         to.scales.append(&mut to.steps);
         Self { quants: Cow::Owned(to.quants), high: to.high, scales: to.scales }
@@ -112,6 +112,38 @@ impl Made {
         }
         self.scales.extend_from_slice(&block[192..208]);
         self.steps.extend_from_slice(&block[208..]);
+    }
+
+    /// The low two bits of 64 values: of value 16k + i at bits 2k of byte i.
+    fn two_bits(&mut self, values: [[u8; BLOCK]; 2]) {
+        let value = |k: usize, i: usize| values[k / 2][k % 2 * (BLOCK / 2) + i] & 3;
+        let byte = |i: usize| (0..4).map(|k| value(k, i) << (2 * k)).sum::<u8>();
+        self.quants.extend((0..BLOCK / 2).map(byte));
+    }
+
+    /// `{ u8 scales[16]; quants[64]; f16 d; f16 dmin }`
+    fn q2_k(&mut self, block: &[u8; 84]) {
+        for j in (0..SUBS).step_by(2) {
+            self.two_bits([j, j + 1].map(|j| two_bits(&block[16..80], j)));
+        }
+        self.scales.extend_from_slice(&block[..16]);
+        self.steps.extend_from_slice(&block[80..]);
+    }
+
+    /// `{ high[32]; quants[64]; scales[12]; f16 d }`
+    fn q3_k(&mut self, block: &[u8; 110]) {
+        self.steps.extend_from_slice(&block[108..]);
+        for j in (0..SUBS).step_by(2) {
+            let values = [j, j + 1].map(|j| q3_k::quants(block, j));
+            self.two_bits(values);
+            for values in values {
+                self.high.extend(fifth_bits(&values.map(|q| q >> 2 << 4)).to_le_bytes());
+            }
+            let scale = |k: usize| q3_k::stored_scale(block, 2 * j + k);
+            let low: u16 = (0..4).map(|k| u16::from(scale(k) & 15) << (4 * k)).sum();
+            self.scales.extend(low.to_le_bytes());
+            self.steps.push((0..4).map(|k| scale(k) >> 4 << (2 * k)).sum());
+        }
     }
 
     /// `{ head; nibbles }` whose nibbles are places in a table.

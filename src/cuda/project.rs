@@ -22,7 +22,7 @@ const VARIANTS: [(usize, usize); 7] = [(1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (
 /// The files of matvec kernels, and the weight types of each.
 pub(super) const MATVECS: [(&str, &[TensorType]); 4] = [
     ("matvec", &[TensorType::Q8_0, TensorType::Q4_0, TensorType::Q4_1]),
-    ("matvec_k", &[TensorType::Q4K, TensorType::Q5K, TensorType::Q6K]),
+    ("matvec_k", &[TensorType::Q2K, TensorType::Q3K, TensorType::Q4K, TensorType::Q5K, TensorType::Q6K]),
     ("matvec_more", &[TensorType::Q5_0, TensorType::Q5_1, TensorType::Iq4Nl, TensorType::Iq4Xs, TensorType::Mxfp4]),
     ("matvec_float", &[TensorType::F16, TensorType::BF16, TensorType::F32]),
 ];

@@ -137,7 +137,7 @@ pub(super) fn half_dots(quants: &[u8; BLOCK], x: &[i8; BLOCK]) -> [i32; 2] {
 /// The two bits of values 32j..32j + 32 of the formats whose `{ u8 qs[64] }` has those of value 128h + 32k + i, i < 32,
 /// at bits 2k of byte 32h + i.
 #[inline(always)]
-pub(super) fn two_bits(bytes: &[u8], j: usize) -> [u8; BLOCK] {
+pub(crate) fn two_bits(bytes: &[u8], j: usize) -> [u8; BLOCK] {
     let bytes: &[u8; BLOCK] = bytes[BLOCK * (j / 4)..].first_chunk().expect("32 bytes");
     bytes.map(|b| b >> (2 * (j % 4)) & 3)
 }

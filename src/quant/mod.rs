@@ -21,7 +21,7 @@ pub(crate) mod iq4_xs;
 pub(crate) mod k;
 mod mxfp4;
 mod q2_k;
-mod q3_k;
+pub(crate) mod q3_k;
 mod q4_0;
 mod q4_1;
 pub(crate) mod q4_k;

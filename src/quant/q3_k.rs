@@ -23,17 +23,23 @@ const SCALE_EXCESS: u8 = 32;
 
 /// The quants of values 32j..32j + 32, 0..8 each.
 #[inline(always)]
-fn quants(block: &[u8; BYTES], j: usize) -> [u8; BLOCK] {
+pub(crate) fn quants(block: &[u8; BYTES], j: usize) -> [u8; BLOCK] {
     let low = two_bits(&block[QUANTS..], j);
     std::array::from_fn(|i| low[i] | (block[i] >> j & 1) << 2)
+}
+
+/// The scale of sub-block `s` as stored, 0..64.
+#[inline(always)]
+pub(crate) fn stored_scale(block: &[u8; BYTES], s: usize) -> u8 {
+    let low = block[SCALES + s % 8] >> (4 * (s / 8)) & 15;
+    let high = block[SCALES + 8 + s % 4] >> (2 * (s / 4)) & 3;
+    low | high << 4
 }
 
 /// The scale of sub-block `s`.
 #[inline(always)]
 fn sub_scale(block: &[u8; BYTES], s: usize) -> i8 {
-    let low = block[SCALES + s % 8] >> (4 * (s / 8)) & 15;
-    let high = block[SCALES + 8 + s % 4] >> (2 * (s / 4)) & 3;
-    (low | high << 4) as i8 - SCALE_EXCESS as i8
+    stored_scale(block, s) as i8 - SCALE_EXCESS as i8
 }
 
 #[inline(always)]

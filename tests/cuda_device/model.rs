@@ -11,10 +11,12 @@ const SHAPE: Shape = Shape { layers: 2, heads: 4, kv_heads: 2, head_dim: 64, rot
 const TYPES: [TensorType; 3] = [TensorType::Q4_0, TensorType::Q8_0, TensorType::Q4_1];
 
 /// The types that a backend has kernels for.
-pub const ALL_TYPES: [TensorType; 14] = [
+pub const ALL_TYPES: [TensorType; 16] = [
     TensorType::Q8_0,
     TensorType::Q4_0,
     TensorType::Q4_1,
+    TensorType::Q2K,
+    TensorType::Q3K,
     TensorType::Q4K,
     TensorType::Q5K,
     TensorType::Q6K,
