@@ -461,7 +461,7 @@ fn on_a_device_shapes_that_do_not_fit_are_refused() {
 }
 
 /// How often all tests together open a device.
-const DEVICES_OPENED: usize = 32;
+const DEVICES_OPENED: usize = 35;
 
 /// The tests above again, in a process of its own that finds the emulated driver, in both orders of lanes.
 #[test]

@@ -76,6 +76,8 @@ const std::map<std::string, Kernel> KERNELS = {
     TYPE(q8_0),
     TYPE(q4_0),
     TYPE(q4_1),
+    TYPE(q2_K),
+    TYPE(q3_K),
     TYPE(q4_K),
     TYPE(q5_K),
     TYPE(q6_K),

@@ -1,6 +1,7 @@
 //! A CUDA device: found, opened, its kernels loaded; every failure in words.
 
 use super::bundle::{self, Kind};
+use super::staging::Staging;
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{
     CUdevice_attribute, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchAttributeValue, CUlaunchConfig,
@@ -14,7 +15,7 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::fmt;
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The first compute capability, by its major number, whose kernels can wait for the one ahead by themselves.
 const PROGRAMMATIC_SINCE: i32 = 9;
@@ -26,6 +27,8 @@ pub struct Device {
     l2_bytes: usize,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
+    /// `None` where the host has no memory to lock for it.
+    staging: Mutex<Option<Staging>>,
     kernels: HashMap<String, CudaFunction>,
     /// Whether a kernel may start before the one ahead of it ends, and waits for it by itself (common.cuh).
     programmatic: bool,
@@ -64,7 +67,8 @@ impl Device {
         let l2_bytes = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?;
         let (kernels, kind) = load(&context, &name, major.unsigned_abs(), minor.unsigned_abs())?;
         let programmatic = kind == Kind::Cubin && major >= PROGRAMMATIC_SINCE;
-        Ok(Self { name, multiprocessors, l2_bytes, context, stream, kernels, programmatic })
+        let staging = Mutex::new(Staging::new(&context).ok());
+        Ok(Self { name, multiprocessors, l2_bytes, context, stream, staging, kernels, programmatic })
     }
 
     /// The device's name, as the driver gives it.
@@ -138,6 +142,17 @@ impl Device {
         let bytes = size_of_val(values);
         let copied = self.stream.clone_htod(values).and_then(|slice| self.stream.synchronize().map(|()| slice));
         copied.map_err(|e| self.error(format_args!("copying {bytes} bytes to the device"), e))
+    }
+
+    /// A copy of `bytes` on the device, which may still be on its way: work enqueued later finds it.
+    pub(super) fn upload(&self, bytes: &[u8]) -> Result<CudaSlice<u8>> {
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        match staging.as_mut() {
+            Some(staging) if !bytes.is_empty() => staging
+                .upload(&self.stream, bytes)
+                .map_err(|e| self.error(format_args!("copying {} bytes to the device", bytes.len()), e)),
+            _ => self.copy(bytes),
+        }
     }
 
     /// Where `slice` starts on the device.

@@ -23,6 +23,7 @@ mod matmul;
 mod planes;
 mod project;
 mod shares;
+mod staging;
 mod step;
 mod weights;
 

@@ -74,8 +74,8 @@ impl Fan {
                 return Err(device.unsupported(format_args!("weight {} of {} x {n_in}", w.name, w.rows())));
             }
             let Planes { quants, high, scales } = Planes::of(w.ty, &w.data);
-            let [high, scales] = [device.copy(&high)?, device.copy(&scales)?];
-            Ok(Weight { ty: w.ty, n_out: w.rows(), quants: device.copy(&quants)?, high, scales })
+            let [high, scales] = [device.upload(&high)?, device.upload(&scales)?];
+            Ok(Weight { ty: w.ty, n_out: w.rows(), quants: device.upload(&quants)?, high, scales })
         };
         Ok(Self { weights: weights.iter().map(upload).collect::<Result<_>>()?, n_in })
     }

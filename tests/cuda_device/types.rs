@@ -79,3 +79,26 @@ fn on_a_device_an_embedding_has_the_bits_of_its_file() {
         assert_eq!(bits(&values), bits(&want), "{ty}");
     }
 }
+
+#[test]
+fn on_a_device_a_weight_of_any_number_of_upload_buffers_arrives_whole() {
+    const COLS: usize = 32;
+    const BUFFER_ROWS: usize = (4 << 20) / (COLS * 4);
+    let Some(mut cuda) = device() else { return };
+    for rows in [1, BUFFER_ROWS - 1, BUFFER_ROWS, BUFFER_ROWS + 1, 2 * BUFFER_ROWS + 1, 3 * BUFFER_ROWS - 1] {
+        let value = |i: usize| i as f32 + 0.5;
+        let data: Vec<u8> = (0..rows * COLS).flat_map(|i| value(i).to_le_bytes()).collect();
+        let table = Tensor { name: "t".into(), ty: TensorType::F32, dims: vec![COLS, rows], data: data.into() };
+        let edges = (0..4).flat_map(|b| (b * BUFFER_ROWS).saturating_sub(2)..b * BUFFER_ROWS + 2);
+        let tokens: Vec<u32> =
+            edges.chain((0..rows).step_by(997)).chain([rows - 1]).filter(|r| *r < rows).map(|r| r as u32).collect();
+        begin(&mut cuda, &tokens);
+        let fan = cuda.fan(&[&table]).unwrap();
+        let mut h = cuda.buf(tokens.len(), COLS).unwrap();
+        cuda.embed(&mut h, &fan).unwrap();
+        let mut values = vec![f32::NAN; tokens.len() * COLS];
+        cuda.download(&h, &mut values).unwrap();
+        let want: Vec<f32> = tokens.iter().flat_map(|t| (0..COLS).map(|c| value(*t as usize * COLS + c))).collect();
+        assert_eq!(bits(&values), bits(&want), "{rows} rows");
+    }
+}
