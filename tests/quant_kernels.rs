@@ -162,7 +162,7 @@ fn int8_extreme_quants_meet_extreme_activations() {
                 scales_of(ty).iter().for_each(|at| block[*at..at + 2].copy_from_slice(&[0x00, 0x3c]));
             }
             for sign in [1.0, -1.0] {
-                for m in [1, 6] {
+                for m in [1, 6, 18] {
                     let mut x = Acts::new(m, cols);
                     x.rows_mut().for_each(|row| act::quantize(&vec![sign; cols], row));
                     check_int8(ty, &data, cols, &x);
@@ -179,7 +179,7 @@ fn int8_infinite_scales_and_nan_activations_stay_in_their_rows() {
     let row_bytes = ty.row_bytes(cols).unwrap();
     data[3 * row_bytes..][..2].copy_from_slice(&f16::INFINITY.to_le_bytes());
     data[18 * row_bytes..][..2].copy_from_slice(&f16::NAN.to_le_bytes());
-    for m in [1, 3, 9] {
+    for m in [1, 3, 9, 20] {
         let mut x = numbers.acts(m, cols);
         let mut bad = numbers.floats(cols);
         bad[40] = f32::NAN;
@@ -193,7 +193,7 @@ fn int8_powers_of_every_exponent() {
     let (ty, cols, mut numbers) = (TensorType::Mxfp4, 32, Numbers(8));
     let mut data = numbers.weights(ty, 256 * cols);
     data.chunks_exact_mut(ty.block_bytes()).zip(0..=u8::MAX).for_each(|(block, e)| block[0] = e);
-    for m in [1, 5] {
+    for m in [1, 5, 17] {
         check_int8(ty, &data, cols, &numbers.acts(m, cols));
     }
 }

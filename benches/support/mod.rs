@@ -34,7 +34,7 @@ pub fn criterion(milliseconds: u64) -> Criterion {
 
 /// The levels of this machine, but not the scalar one: it is there to be right.
 pub fn levels() -> impl Iterator<Item = &'static Kernels> {
-    [Level::Avx2, Level::Avx512].into_iter().filter(|level| *level <= Level::detect()).map(Kernels::at)
+    [Level::Avx2, Level::Avx512, Level::Amx].into_iter().filter(|level| *level <= Level::detect()).map(Kernels::at)
 }
 
 /// What a rate is held against.

@@ -7,7 +7,8 @@
 
 use super::cache::Cache;
 use super::simd::Kernels;
-use super::simd::attention::{self, Float, Line, Matrix, Vectors};
+use super::simd::attention::{self, Float, Matrix, Vectors};
+use super::simd::{Line, lines};
 use super::{Buf, Cpu, Rows, columns, lock, ops};
 use crate::backend::{Heads, PageId};
 use crate::tensor::TensorType;
@@ -28,7 +29,7 @@ pub(super) struct Attention {
     rooms: Vec<Mutex<Room>>,
     pieces: Vec<Piece>,
     /// `[pieces, kv_heads]` chunks, as [`Cache::chunk`] leaves them.
-    chunks: Vec<f32>,
+    chunks: Vec<Line>,
     /// Of the chunks of one task that are joined so far, the maximum and the total of each vector.
     joined: Vec<[f32; 2]>,
 }
@@ -38,7 +39,7 @@ pub(super) struct Attention {
 struct Room {
     work: Work,
     /// What [`Cache::chunk`] leaves.
-    chunk: Vec<f32>,
+    chunk: Vec<Line>,
     joined: Vec<[f32; 2]>,
 }
 
@@ -73,35 +74,18 @@ impl Attention {
         for room in &self.rooms {
             let Room { work: Work { q, scores, page, counts }, .. } = &mut *lock(room);
             grow(q, shared * heads.head_dim);
-            lines(scores, shared * cache.chunk_len());
-            lines(page, heads.head_dim * cache.spec.page_len);
+            lines::<f32>(scores, shared * cache.chunk_len());
+            lines::<f32>(page, heads.head_dim * cache.spec.page_len);
             grow(counts, shared);
         }
         grow(&mut self.pieces, chunks);
-        grow(&mut self.chunks, chunks * heads.heads * (heads.head_dim + 2));
+        lines::<f32>(&mut self.chunks, chunks * heads.heads * (heads.head_dim + 2));
         grow(&mut self.joined, shared);
     }
 }
 
 fn grow<T>(values: &mut Vec<T>, capacity: usize) {
     values.reserve(capacity.saturating_sub(values.len()));
-}
-
-/// The first `n` values, whatever they are, of a buffer that grows to hold them.
-fn lines(buffer: &mut Vec<Line>, n: usize) -> &mut [f32] {
-    let needed = n.div_ceil(size_of::<Line>() / size_of::<f32>());
-    if buffer.len() < needed {
-        buffer.resize(needed, bytemuck::Zeroable::zeroed());
-    }
-    &mut bytemuck::cast_slice_mut(buffer)[..n]
-}
-
-/// The same of plain values.
-fn values(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
-    if buffer.len() < n {
-        buffer.resize(n, 0.0);
-    }
-    &mut buffer[..n]
 }
 
 impl Cpu {
@@ -151,7 +135,7 @@ impl Cpu {
             (Task::new(rows, first, count, i % heads.kv_heads, q, layer, heads), chunk)
         };
         let (tasks, size) = (pieces.len() * heads.kv_heads, most * heads.heads / heads.kv_heads * (heads.head_dim + 2));
-        let chunks = values(chunks, tasks * size);
+        let chunks = lines(chunks, tasks * size);
         self.pool.chunks(chunks, size, |thread, i, out| {
             let (task, chunk) = task(i);
             let work = &mut lock(&rooms[thread]).work;
@@ -195,7 +179,7 @@ impl Cache {
         let (head_dim, level) = (self.spec.head_dim, kernels.level());
         let Room { work, chunk, joined } = room;
         task.gather(head_dim, &mut work.q);
-        let chunk = values(chunk, task.vectors() * (head_dim + 2));
+        let chunk = lines(chunk, task.vectors() * (head_dim + 2));
         for number in 0..task.positions().div_ceil(self.chunk_len()) {
             self.chunk(kernels, task, number, work, chunk);
             task.join(level, number, self, chunk, joined, y);
@@ -213,8 +197,8 @@ impl Cache {
         let end = task.positions().min(start + ld);
         let Work { q, scores, page, counts } = work;
         let q = Vectors { data: q, ld: head_dim };
-        let scores = lines(scores, vectors * ld);
-        let page = lines(page, head_dim * page_len);
+        let scores = lines::<f32>(scores, vectors * ld);
+        let page = lines::<f32>(page, head_dim * page_len);
         let pages = &task.table[start / page_len..end.div_ceil(page_len)];
         let begin = |id: PageId| self.start(task.layer, id, task.kv_head);
         let first_values = &self.values[begin(pages[0])..];
@@ -301,7 +285,7 @@ impl<'a> Task<'a> {
             kv_head,
             rows: count,
             shared,
-            q: &q.data[first * q.cols..][..count * q.cols],
+            q: &q.values((first + count) * q.cols)[first * q.cols..],
             ld: q.cols,
             offset: kv_head * shared * heads.head_dim,
             scale: heads.scale,
@@ -458,7 +442,7 @@ mod tests {
             cpu.rope_store([&mut *q, k, v], None, &mut cache, 0, &rope, heads).unwrap();
             cpu.attend(&mut y, q, &cache, 0, heads).unwrap();
         }
-        y.data[..rows * widths[0]].to_vec()
+        y.values(rows * widths[0]).to_vec()
     }
 
     #[test]

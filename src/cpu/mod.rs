@@ -24,9 +24,10 @@ use crate::error::{Error, Result};
 use crate::quant;
 use crate::tensor::{Tensor, TensorType};
 use attend::Attention;
+use bytemuck::Zeroable;
 use pool::Pool;
 use project::Prepared;
-use simd::{Kernels, Level, Scratch};
+use simd::{Kernels, LINE, Level, Line, Scratch};
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
 
@@ -43,18 +44,27 @@ const AHEAD_FIRST: usize = 32 << 10;
 /// Activations `[rows, cols]`.
 #[derive(Debug)]
 pub struct Buf {
-    data: Vec<f32>,
+    data: Vec<Line>,
     cols: usize,
 }
 
 impl Buf {
+    /// The first `n` values.
+    fn values(&self, n: usize) -> &[f32] {
+        &bytemuck::cast_slice(&self.data)[..n]
+    }
+
+    fn values_mut(&mut self, n: usize) -> &mut [f32] {
+        &mut bytemuck::cast_slice_mut(&mut self.data)[..n]
+    }
+
     fn row(&self, i: usize) -> &[f32] {
-        &self.data[i * self.cols..][..self.cols]
+        &self.values((i + 1) * self.cols)[i * self.cols..]
     }
 
     /// The first `n` rows.
     fn rows_mut(&mut self, n: usize) -> &mut [f32] {
-        &mut self.data[..n * self.cols]
+        self.values_mut(n * self.cols)
     }
 }
 
@@ -270,7 +280,7 @@ impl Linear for Cpu {
         let Some(values) = values else {
             return Err(Error::argument("batch", format!("no memory for {rows} rows of {cols} values")));
         };
-        Ok(Buf { data: vec![0.0; values], cols })
+        Ok(Buf { data: vec![Line::zeroed(); (values * size_of::<f32>()).div_ceil(LINE)], cols })
     }
 
     fn shape(&self, buf: &mut Buf, cols: usize) {
@@ -319,12 +329,12 @@ impl Linear for Cpu {
     }
 
     fn download(&mut self, src: &Buf, dst: &mut [f32]) -> Result<()> {
-        dst.copy_from_slice(&src.data[..dst.len()]);
+        dst.copy_from_slice(src.values(dst.len()));
         Ok(())
     }
 
     fn upload(&mut self, dst: &mut Buf, src: &[f32]) -> Result<()> {
-        dst.data[..src.len()].copy_from_slice(src);
+        dst.values_mut(src.len()).copy_from_slice(src);
         Ok(())
     }
 }
@@ -387,10 +397,11 @@ impl Backend for Cpu {
 
     fn keep_outputs(&mut self, bufs: [&mut Buf; 2]) -> Result<()> {
         if self.rows.outputs.len() < self.rows.len() {
-            for Buf { data, cols } in bufs {
+            for buf in bufs {
+                let (cols, values) = (buf.cols, buf.rows_mut(self.rows.len()));
                 for (i, row) in self.rows.outputs.iter().enumerate() {
-                    let from = *row as usize * *cols;
-                    data.copy_within(from..from + *cols, i * *cols);
+                    let from = *row as usize * cols;
+                    values.copy_within(from..from + cols, i * cols);
                 }
             }
             self.rows.keep_outputs();

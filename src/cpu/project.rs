@@ -3,7 +3,7 @@
 use super::claims::share;
 use super::low_rank::Delta;
 use super::pool::pause;
-use super::simd::{Cell, Columns, Grid, Kernels, Rows as WeightRows, Scratch, Strided};
+use super::simd::{Cell, Columns, Grid, Kernels, Line, Rows as WeightRows, Scratch, Strided, lines};
 use super::{Buf, Cpu, Rows, lock, ops};
 use crate::backend::{Input, Precision};
 use crate::error::{Error, Result};
@@ -81,7 +81,7 @@ impl Fan {
 #[derive(Default)]
 pub(super) struct Prepared {
     /// `[rows, cols]` at least; unused when the input is taken as it is, or only in 8 bits.
-    x: Vec<f32>,
+    x: Vec<Line>,
     acts: Acts,
     rows: usize,
     /// Whether u is there already.
@@ -108,11 +108,8 @@ impl Cpu {
         // Where no product reads them in f32, the values of some rows are gone when these are quantized and shrunk.
         let float = fan.weights.iter().any(|w| !fan.int8(w)) || early.is_none() && delta.is_some_and(Delta::float);
         let kept = if raw || !float { 0 } else { n * fan.cols };
-        if x.len() < kept {
-            x.resize(kept, 0.0);
-        }
         let height = if n >= MANY_ROWS { n.div_ceil(pool.threads()).min(PREPARED_ROWS) } else { 1 };
-        let (mut values, mut quantized) = (x[..kept].chunks_mut(height * fan.cols), acts.rows_mut());
+        let (mut values, mut quantized) = (lines(x, kept).chunks_mut(height * fan.cols), acts.rows_mut());
         let ld = u.cols;
         let mut u = early.map(|delta| (delta, u.rows_mut(n).chunks_mut(height * ld)));
         let items = (0..n).step_by(height).map(|first| Unprepared {
@@ -140,8 +137,8 @@ impl Cpu {
         let Self { pool, kernels, rows, prepared, workspaces, .. } = self;
         let n = prepared.rows;
         let x = match input {
-            Input::Raw(buf) => &buf.data[..n * fan.cols],
-            _ => &prepared.x[..],
+            Input::Raw(buf) => buf.values(n * fan.cols),
+            _ => bytemuck::cast_slice(&prepared.x),
         };
         let outputs_only = matches!(input, Input::NormedOutputs { .. });
         let few = n < MANY_ROWS;
@@ -207,12 +204,9 @@ impl Unprepared<'_> {
         let cols = pass.fan.cols;
         let mut block = std::mem::take(&mut scratch.block);
         let x = if let Input::Raw(x) = input {
-            &x.data[rows.start * cols..rows.end * cols]
+            &x.values(rows.end * cols)[rows.start * cols..]
         } else {
-            let values = values.unwrap_or_else(|| {
-                block.resize(block.len().max(rows.len() * cols), 0.0);
-                &mut block[..rows.len() * cols]
-            });
+            let values = values.unwrap_or_else(|| lines(&mut block, rows.len() * cols));
             for (i, out) in rows.clone().zip(values.chunks_exact_mut(cols)) {
                 input.row(pass.kernels, pass.rows, i, out);
             }

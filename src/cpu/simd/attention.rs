@@ -4,23 +4,13 @@
 //! that each row is read once for all of them. A result is one chain of fused additions, in the order of the rows
 //! and from zero on, whatever block it falls into: its bits are the same at every level.
 
-use super::Level;
 use super::vector::{F16, F32, FloatVector, Source};
+use super::{LINE, Level};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m512};
 
 /// Vectors of a block.
 const VECTORS: usize = 4;
-
-/// Sixteen values on a cache line: what vector loads want to start at.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-pub struct Line([f32; 16]);
-
-// SAFETY: all zero bytes are sixteen zeros.
-unsafe impl bytemuck::Zeroable for Line {}
-// SAFETY: an array of 64 bytes aligned to 64 has no padding, and every bit pattern is valid.
-unsafe impl bytemuck::Pod for Line {}
 
 /// The types that are read as they lie.
 #[derive(Clone, Copy, Debug)]
@@ -128,7 +118,7 @@ unsafe fn run<S: Source, J: Job>(level: Level, job: J) {
         // SAFETY: as the caller vouches. Sixteen sums, four of a row and a factor fit 32 registers.
         unsafe { job.run::<__m512, S, 4>() }
     }
-    match level.min(Level::detect()) {
+    match level.vectors() {
         // SAFETY: as the caller vouches; this machine has the features of the level, as `detect` found.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => unsafe { avx512::<S, J>(job) },
@@ -150,7 +140,7 @@ unsafe fn row<V: FloatVector, S: Source>(p: *const u8, w: usize, ahead: usize) -
     // SAFETY: as the caller vouches; any address may be asked for.
     unsafe {
         let p = p.add(w * bytes);
-        if (w * bytes).is_multiple_of(size_of::<Line>()) && ahead != 0 {
+        if (w * bytes).is_multiple_of(LINE) && ahead != 0 {
             V::prefetch(p.wrapping_add(ahead));
         }
         S::load::<V>(p)

@@ -1,7 +1,7 @@
 //! AVX2: eight weight rows at a time.
 
 use super::format::Format;
-use super::int8::{self, Outputs, Panel};
+use super::int8::{self, Buffers, Outputs, Panel};
 use super::isa::Isa;
 use super::kernels::Scratch;
 use super::view::{Rows, Strided};
@@ -379,6 +379,11 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
     unsafe fn few<F: Format, const M: usize>(w: &Rows<'_>, x: [ActRow<'_>; M], y: &mut Strided<'_>) {
         // SAFETY: see above.
         unsafe { int8::few::<Self, F, M>(w, x, y) }
+    }
+
+    unsafe fn many<F: Format>(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, buffers: &mut Buffers) {
+        // SAFETY: see above.
+        unsafe { int8::many::<Self, F>(w, x, y, buffers) }
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]

@@ -1,8 +1,8 @@
-//! AVX-512 with VNNI: sixteen weight rows at a time.
+//! AVX-512 with VNNI: sixteen weight rows at a time. With AMX, many activation rows are multiplied in squares.
 
 use super::avx2::Avx2;
 use super::format::Format;
-use super::int8::{self, Outputs, Panel};
+use super::int8::{self, Buffers, Outputs, Panel};
 use super::isa::Isa;
 use super::kernels::Scratch;
 use super::view::{Rows, Strided};
@@ -12,14 +12,19 @@ use std::arch::x86_64::*;
 /// [`super::Kernels::linear_int8`].
 ///
 /// # Safety
-/// The machine has AVX-512 F, BW, DQ, VL and VNNI, and the AVX2 set; type and shapes are checked.
-pub(super) unsafe fn linear_int8(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, scratch: &mut Scratch) {
+/// The machine has AVX-512 F, BW, DQ, VL and VNNI, and the AVX2 set, and AMX where that is asked for; type and shapes
+/// are checked.
+pub(super) unsafe fn linear_int8<const AMX: bool>(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, scratch: &mut Scratch) {
     // SAFETY: as the caller vouches.
-    unsafe { int8::linear::<Avx512>(w, x, y, &mut scratch.int8) }
+    unsafe { int8::linear::<Avx512<AMX>>(w, x, y, &mut scratch.int8) }
 }
 
+/// Whether products with many rows are AMX's.
 #[derive(Clone, Copy)]
-struct Avx512;
+pub(super) struct Avx512<const AMX: bool>;
+
+/// Rows of activations from which on products in squares are the faster ones.
+const SQUARE_ROWS: usize = 16;
 
 /// The 16 bytes at `p`.
 ///
@@ -59,7 +64,7 @@ unsafe fn join(parts: [__m128i; 4]) -> __m512i {
 }
 
 // SAFETY of every block below: the caller of an `Isa` method vouches for the features and for its pointers.
-impl Isa for Avx512 {
+impl<const AMX: bool> Isa for Avx512<AMX> {
     const LANES: usize = 16;
     const GROUPS: usize = 2;
     const BIAS: i32 = 128;
@@ -329,6 +334,16 @@ impl Isa for Avx512 {
     unsafe fn few<F: Format, const M: usize>(w: &Rows<'_>, x: [ActRow<'_>; M], y: &mut Strided<'_>) {
         // SAFETY: see above.
         unsafe { int8::few::<Avx2<true>, F, M>(w, x, y) }
+    }
+
+    unsafe fn many<F: Format>(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, buffers: &mut Buffers) {
+        // SAFETY: see above.
+        unsafe {
+            match AMX && x.rows() >= SQUARE_ROWS {
+                true => int8::squares::<F>(w, x, y, buffers),
+                false => int8::many::<Self, F>(w, x, y, buffers),
+            }
+        }
     }
 
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]

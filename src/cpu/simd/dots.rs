@@ -23,7 +23,7 @@ pub(super) fn linear(level: Level, w: &Rows<'_>, x: &[f32], y: &mut Strided<'_>,
     // SAFETY: this machine has the features of the level, as `detect` found; the shapes were compared above, and
     // each arm has the type of `w`.
     unsafe {
-        match (level.min(Level::detect()), w.ty) {
+        match (level.vectors(), w.ty) {
             (Level::Avx512, TensorType::F32) => linear_avx512::<F32>(w, x, y, next),
             (Level::Avx512, TensorType::F16) => linear_avx512::<F16>(w, x, y, next),
             (Level::Avx512, TensorType::BF16) => linear_avx512::<Bf16>(w, x, y, next),

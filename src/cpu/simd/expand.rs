@@ -95,7 +95,7 @@ pub(super) fn rows(
     // SAFETY: this machine has the features of the level, as `detect` found; the rows, the rank and the number of
     // tiles were checked above, and each arm has the type of `b`.
     unsafe {
-        match (level.min(Level::detect()), b.ty) {
+        match (level.vectors(), b.ty) {
             (Level::Avx512, TensorType::F32) => rows_avx512::<F32>(y, rows, tiles, u),
             (Level::Avx512, TensorType::F16) => rows_avx512::<F16>(y, rows, tiles, u),
             (Level::Avx512, TensorType::BF16) => rows_avx512::<Bf16>(y, rows, tiles, u),

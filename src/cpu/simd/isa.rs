@@ -1,9 +1,9 @@
 //! What the Int8 kernels ask of an instruction set.
 
 use super::format::Format;
-use super::int8::{Outputs, Panel};
+use super::int8::{Buffers, Outputs, Panel};
 use super::view::{Rows, Strided};
-use crate::quant::act::ActRow;
+use crate::quant::act::{ActRow, Acts};
 
 /// The instructions of a level, as far as the Int8 kernels in `int8` use them. A group of `LANES` weight rows
 /// is computed at a time, an output row in each 32-bit lane.
@@ -95,6 +95,8 @@ pub(super) trait Isa: Copy {
 
     /// [`super::int8::few`], compiled for this level.
     unsafe fn few<F: Format, const M: usize>(w: &Rows<'_>, x: [ActRow<'_>; M], y: &mut Strided<'_>);
+    /// [`super::int8::many`], or what is faster at this level.
+    unsafe fn many<F: Format>(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, buffers: &mut Buffers);
     /// [`super::int8::pack_weights`], compiled for this level.
     unsafe fn pack_weights<F: Format>(w: [*const u8; 2], stride: usize, blocks: usize, tile: *mut u8);
     /// [`super::int8::tile`], compiled for this level.

@@ -4,8 +4,9 @@ use super::expand::{self, Shrunk, Tiles};
 use super::float;
 use super::half;
 use super::level::Level;
+use super::line::{LINE, Line, lines};
 use super::multiversion;
-use super::prefetch::{LINE, prefetch};
+use super::prefetch::prefetch;
 use super::q8;
 use super::scalar;
 use super::view::{Rows, Strided};
@@ -26,7 +27,7 @@ pub struct Kernels {
 #[derive(Debug, Default)]
 pub struct Scratch {
     /// Rows of activations, for whoever prepares them.
-    pub block: Vec<f32>,
+    pub block: Vec<Line>,
     /// Dequantized rows of a weight.
     pub(super) rows: Vec<f32>,
     #[cfg(target_arch = "x86_64")]
@@ -37,7 +38,7 @@ impl Scratch {
     /// Makes room for weights of type `ty` with `cols` columns against one row of activations: the kernels then
     /// allocate nothing.
     pub fn reserve(&mut self, ty: TensorType, cols: usize) {
-        self.block.reserve(cols);
+        lines::<f32>(&mut self.block, cols);
         self.rows.reserve(float::SIDE * cols);
         #[cfg(target_arch = "x86_64")]
         if ty.is_quantized() {
@@ -50,12 +51,16 @@ static SCALAR: Kernels = Kernels { level: Level::Scalar, linear_int8: scalar::li
 #[cfg(target_arch = "x86_64")]
 static AVX2: Kernels = Kernels { level: Level::Avx2, linear_int8: avx2::linear_int8 };
 #[cfg(target_arch = "x86_64")]
-static AVX512: Kernels = Kernels { level: Level::Avx512, linear_int8: avx512::linear_int8 };
+static AVX512: Kernels = Kernels { level: Level::Avx512, linear_int8: avx512::linear_int8::<false> };
+#[cfg(target_arch = "x86_64")]
+static AMX: Kernels = Kernels { level: Level::Amx, linear_int8: avx512::linear_int8::<true> };
 
 impl Kernels {
     /// The kernels of `level`, or of the highest level of this machine if that is lower.
     pub fn at(level: Level) -> &'static Kernels {
         match level.min(Level::detect()) {
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx => &AMX,
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => &AVX512,
             #[cfg(target_arch = "x86_64")]

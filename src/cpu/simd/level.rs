@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use std::sync::OnceLock;
 
-/// The environment variable that lowers the level: `scalar`, `avx2` or `avx512`.
+/// The environment variable that lowers the level: `scalar`, `avx2`, `avx512` or `amx`.
 pub const LEVEL_VARIABLE: &str = "COTVALVE_SIMD";
 
 /// A set of instructions; a later one includes those before it. All give the same bits.
@@ -15,11 +15,13 @@ pub enum Level {
     Avx2,
     /// The AVX2 set with AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
+    /// The AVX-512 set with AMX's products of 8-bit integers, on Linux, which has to lend the registers.
+    Amx,
 }
 
 impl Level {
     /// Every level, lowest first.
-    pub const ALL: [Level; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
+    pub const ALL: [Level; 4] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Amx];
 
     /// The highest level this machine has.
     pub fn detect() -> Self {
@@ -41,8 +43,13 @@ impl Level {
     /// The lower of this level and the one called `name`.
     fn lowered_to(self, name: &str) -> Result<Self> {
         let named = Self::ALL.into_iter().find(|level| level.name() == name);
-        let reason = || format!("{name:?} is not one of scalar, avx2, avx512");
+        let reason = || format!("{name:?} is not one of scalar, avx2, avx512, amx");
         named.map(|level| level.min(self)).ok_or_else(|| Error::argument(LEVEL_VARIABLE, reason()))
+    }
+
+    /// The highest level of vector code that it and this machine have.
+    pub(crate) fn vectors(self) -> Self {
+        self.min(Self::detect()).min(Self::Avx512)
     }
 
     /// The name that [`LEVEL_VARIABLE`] takes.
@@ -51,6 +58,7 @@ impl Level {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Amx => "amx",
         }
     }
 }
@@ -62,7 +70,11 @@ fn detect() -> Level {
         return Level::Scalar;
     }
     let wide = has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
-    if wide && has!("avx512vnni") { Level::Avx512 } else { Level::Avx2 }
+    match wide && has!("avx512vnni") {
+        true if super::amx::lent() => Level::Amx,
+        true => Level::Avx512,
+        false => Level::Avx2,
+    }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -89,7 +101,7 @@ macro_rules! multiversion {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
             fn avx512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
-            match level.min($crate::cpu::simd::Level::detect()) {
+            match level.vectors() {
                 // SAFETY: this machine has the features of the level, as `detect` found.
                 #[cfg(target_arch = "x86_64")]
                 $crate::cpu::simd::Level::Avx512 => unsafe { avx512($($arg),*) },
@@ -111,13 +123,13 @@ mod tests {
     fn a_name_lowers_the_level_and_never_raises_it() {
         assert_eq!(Level::Avx512.lowered_to("avx2").unwrap(), Level::Avx2);
         assert_eq!(Level::Avx2.lowered_to("avx512").unwrap(), Level::Avx2);
-        assert_eq!(Level::Avx512.lowered_to("scalar").unwrap(), Level::Scalar);
+        assert_eq!(Level::Amx.lowered_to("scalar").unwrap(), Level::Scalar);
     }
 
     #[test]
     fn an_unknown_name_is_an_error_that_names_the_variable() {
         let message = Level::Avx512.lowered_to("sse9").unwrap_err().to_string();
-        assert_eq!(message, "COTVALVE_SIMD: \"sse9\" is not one of scalar, avx2, avx512");
+        assert_eq!(message, "COTVALVE_SIMD: \"sse9\" is not one of scalar, avx2, avx512, amx");
     }
 
     multiversion! {

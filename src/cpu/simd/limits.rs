@@ -1,5 +1,7 @@
 //! Loops that do nothing but read, or nothing but multiply: what [`crate::cpu::limits`] times.
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::{Level, multiversion};
 
 /// Values in a round of [`sum`].
@@ -31,6 +33,9 @@ multiversion! {
 /// of the level do. `seed` is where the sums start. Returns what came of it, and how many operations it was.
 pub fn products(level: Level, seed: i32, rounds: usize) -> (i32, f64) {
     match level.min(Level::detect()) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the system has lent the registers, as `detect` found.
+        Level::Amx => unsafe { amx::products(seed, rounds) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: this machine has the features of the level, as `detect` found.
         Level::Avx512 => unsafe { vectors::avx512(seed, rounds) },

@@ -26,6 +26,8 @@
 //! slower, by 6 to 8 %, as it reads eight rows side by side where the other order reads two. Decision: one order
 //! for all kernels.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub(super) mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -47,6 +49,7 @@ mod kernels;
 mod lanes;
 mod level;
 pub(super) mod limits;
+mod line;
 mod prefetch;
 mod q8;
 mod scalar;
@@ -57,5 +60,6 @@ pub use expand::{Shrunk, Tiles};
 pub use kernels::{Kernels, Scratch};
 pub(crate) use level::multiversion;
 pub use level::{LEVEL_VARIABLE, Level};
-pub use prefetch::{LINE, prefetch};
+pub use line::{LINE, Line, lines};
+pub use prefetch::prefetch;
 pub use view::{Cell, Columns, Grid, Rows, Strided};

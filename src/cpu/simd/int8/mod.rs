@@ -5,14 +5,17 @@
 //! rows read the weights as they lie; many read a group that has been unpacked into a tile once.
 
 mod few;
+mod squares;
 mod tiles;
 
 pub(super) use few::few;
-pub(super) use tiles::{Panel, pack_weights, tile};
+pub(super) use squares::squares;
+pub(super) use tiles::{Panel, many, pack_weights, tile};
 
 use super::format::{Format, Iq4Nl, Iq4Xs, Mxfp4, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use super::isa::Isa;
-use super::prefetch::{LINE, prefetch};
+use super::line::{LINE, Line};
+use super::prefetch::prefetch;
 use super::view::{Rows, Strided};
 use crate::quant::act::Acts;
 use crate::tensor::TensorType;
@@ -30,8 +33,8 @@ pub(super) struct Buffers {
     tile: Vec<Line>,
     /// Scales and offsets of activations in the order in which tiles read them.
     steps: Vec<Line>,
-    /// What they were made of and for: the edition, the weights' type, what a multiplied weight exceeds its quant by.
-    steps_of: Option<(u64, TensorType, i32)>,
+    /// What they were made of and for.
+    steps_of: Option<StepsOf>,
 }
 
 impl Buffers {
@@ -44,10 +47,18 @@ impl Buffers {
     }
 }
 
-/// A cache line of bytes, any of which are valid.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
+/// What decides the steps of activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct StepsOf {
+    /// That of the activations.
+    edition: u64,
+    /// The weights' type.
+    ty: TensorType,
+    /// What a multiplied weight exceeds its quant by.
+    excess: i32,
+    /// Rows that are multiplied at a time.
+    panel: usize,
+}
 
 /// Where a tile goes: `rows` rows, `ld` values apart.
 #[derive(Clone, Copy)]
@@ -100,7 +111,7 @@ unsafe fn linear_of<I: Isa, F: Format>(w: &Rows<'_>, x: &Acts, y: &mut Strided<'
             1 => I::few::<F, 1>(w, [x.row(0)], y),
             2 => I::few::<F, 2>(w, [x.row(0), x.row(1)], y),
             3 => I::few::<F, 3>(w, [x.row(0), x.row(1), x.row(2)], y),
-            _ => tiles::many::<I, F>(w, x, y, buffers),
+            _ => I::many::<F>(w, x, y, buffers),
         }
     }
 }

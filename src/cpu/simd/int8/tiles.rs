@@ -2,14 +2,15 @@
 
 use super::super::format::Format;
 use super::super::isa::Isa;
-use super::super::prefetch::{LINE, prefetch};
+use super::super::line::{LINE, lines};
+use super::super::prefetch::prefetch;
 use super::super::view::{Rows, Strided};
-use super::{Buffers, Line, Outputs, excess, half_scales, in_pairs, pair, weigh};
+use super::{Buffers, Outputs, StepsOf, excess, half_scales, in_pairs, pair, weigh};
 use crate::quant::act::{Acts, BLOCK, PANEL};
 use std::ops::Range;
 
 /// Bytes of quantized activations that stay in the second-level cache while all weights pass by.
-const PANELS_BYTES: usize = 512 << 10;
+pub(super) const PANELS_BYTES: usize = 512 << 10;
 
 /// Bytes of a group's tile that stay in the first-level cache, beside another's, while all panels pass by.
 const TILE_BYTES: usize = 12 << 10;
@@ -34,7 +35,7 @@ const fn step_words<F: Format>() -> usize {
 }
 
 /// Words of a weight row's share of a tile block that its halves' scales take.
-const fn half_words<F: Format>() -> usize {
+pub(super) const fn half_words<F: Format>() -> usize {
     if in_pairs::<F>() {
         1
     } else if F::HALVES {
@@ -45,13 +46,13 @@ const fn half_words<F: Format>() -> usize {
 }
 
 /// Bytes of a part of a group's weights.
-const fn part_bytes<I: Isa, F: Format>() -> usize {
+pub(super) const fn part_bytes<I: Isa, F: Format>() -> usize {
     I::LANES * F::BYTES / F::PARTS
 }
 
 /// Bytes of a weight row's share of a tile block: its quants, and words for its scale and, where the format has them,
 /// for its minimum, the halves' scales, and the halves' minimums.
-const fn tile_row<F: Format>() -> usize {
+pub(super) const fn tile_row<F: Format>() -> usize {
     let minimum = F::MINIMUM as usize + (F::MINIMUM && F::HALVES) as usize;
     BLOCK + 4 * (1 + minimum + half_words::<F>())
 }
@@ -59,7 +60,7 @@ const fn tile_row<F: Format>() -> usize {
 /// Where the words of a tile block at `tile` begin: the scales, the minimums, the halves' scales and their minimums.
 /// Those that the format does not have are not to be read.
 #[inline(always)]
-fn words_of<I: Isa, F: Format>(tile: *mut u8) -> (*mut f32, *mut f32, *mut i32, *mut i32) {
+pub(super) fn words_of<I: Isa, F: Format>(tile: *mut u8) -> (*mut f32, *mut f32, *mut i32, *mut i32) {
     let scales = tile.wrapping_add(BLOCK * I::LANES).cast::<f32>();
     let minimums = scales.wrapping_add(I::LANES);
     let halves = scales.wrapping_add(I::LANES * (1 + F::MINIMUM as usize)).cast::<i32>();
@@ -68,7 +69,7 @@ fn words_of<I: Isa, F: Format>(tile: *mut u8) -> (*mut f32, *mut f32, *mut i32, 
 
 /// Parts of 32 values of a row that a tile holds, of `blocks` in all: whole blocks of the format, in tiles of nearly
 /// equal length.
-fn tile_blocks<I: Isa, F: Format>(blocks: usize) -> usize {
+pub(super) fn tile_blocks<I: Isa, F: Format>(blocks: usize) -> usize {
     let most = (TILE_BYTES / (I::LANES * tile_row::<F>())).max(F::PARTS);
     blocks.div_ceil(blocks.div_ceil(most)).next_multiple_of(F::PARTS)
 }
@@ -77,7 +78,12 @@ fn tile_blocks<I: Isa, F: Format>(blocks: usize) -> usize {
 ///
 /// # Safety
 /// As [`linear_of`]; `w` has at least `LANES` rows.
-pub(super) unsafe fn many<I: Isa, F: Format>(w: &Rows<'_>, x: &Acts, y: &mut Strided<'_>, buffers: &mut Buffers) {
+pub(in crate::cpu::simd) unsafe fn many<I: Isa, F: Format>(
+    w: &Rows<'_>,
+    x: &Acts,
+    y: &mut Strided<'_>,
+    buffers: &mut Buffers,
+) {
     // SAFETY: as the caller vouches.
     unsafe {
         match w.rows() >= I::GROUPS * I::LANES {
@@ -102,10 +108,10 @@ unsafe fn many_groups<I: Isa, F: Format, const G: usize>(
     let wide = G * I::LANES;
     let chunk = (PANELS_BYTES / w.cols).max(1).next_multiple_of(PANEL);
     let tile_len = tile_blocks::<I, F>(blocks);
-    let tile = bytes_of(&mut buffers.tile, tile_len * wide * tile_row::<F>()).as_mut_ptr();
+    let tile = lines::<u8>(&mut buffers.tile, tile_len * wide * tile_row::<F>()).as_mut_ptr();
     let panel_bytes = 4 * blocks * step_words::<F>();
-    let steps = bytes_of(&mut buffers.steps, x.rows().div_ceil(PANEL) * panel_bytes);
-    let steps_of = Some((x.edition(), w.ty, excess::<I, F>()));
+    let steps = lines(&mut buffers.steps, x.rows().div_ceil(PANEL) * panel_bytes);
+    let steps_of = Some(StepsOf { edition: x.edition(), ty: w.ty, excess: excess::<I, F>(), panel: PANEL });
     // Other pieces of a weight meet the same activations.
     if buffers.steps_of != steps_of {
         buffers.steps_of = steps_of;
@@ -144,16 +150,6 @@ unsafe fn many_groups<I: Isa, F: Format, const G: usize>(
     }
 }
 
-/// The first `len` bytes of a buffer of cache lines, grown if need be.
-fn bytes_of(lines: &mut Vec<Line>, len: usize) -> &mut [u8] {
-    let wanted = len.div_ceil(size_of::<Line>());
-    if lines.len() < wanted {
-        lines.resize(wanted, Line([0; 64]));
-    }
-    // SAFETY: the lines are `len` bytes or more without padding, and any bytes make a line.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), len) }
-}
-
 /// Packs the steps of up to `PANEL` rows of `x`, from `first` on: for each block the scales [PANEL], and the offsets
 /// [PANEL], which are d·Σq where the format has minimums and else −excess, of both halves [2][PANEL] where these have
 /// scales; where the halves have both, the offset is the pair of their Σq. Rows that do not exist become zeros.
@@ -186,7 +182,7 @@ fn pack_steps<I: Isa, F: Format>(x: &Acts, first: usize, steps: &mut [u8]) {
 /// Asks for a half of part `b` of the weights of a group at `ahead`, which may be any address. A core has only so many
 /// lines on their way at a time: asked for in one go, they would hold up what goes on meanwhile.
 #[inline(always)]
-fn ask<I: Isa, F: Format>(ahead: *const u8, b: usize, half: usize) {
+pub(super) fn ask<I: Isa, F: Format>(ahead: *const u8, b: usize, half: usize) {
     let lines = part_bytes::<I, F>().div_ceil(LINE);
     let [first, end] = [[0, lines / 2], [lines / 2, lines]][half];
     for line in first..end {
