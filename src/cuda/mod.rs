@@ -1,6 +1,7 @@
 //! The CUDA backend: the driver alone, opened at run time; kernels compiled beforehand (`kernels/README.md`).
 //!
-//! Weights of types without kernels are refused by [`Linear::fan`], heads of other sizes by [`Backend::attend`].
+//! Weights whose rows are no whole blocks of 32 are refused by [`Linear::fan`], heads of other sizes by
+//! [`Backend::attend`].
 //!
 //! # Launches
 //! A projection of up to 8 rows takes two launches with and without a valve, one more for each further type among
