@@ -341,7 +341,7 @@ impl<const AMX: bool> Isa for Avx512<AMX> {
         unsafe {
             match AMX && x.rows() >= SQUARE_ROWS {
                 true => int8::squares::<F>(w, x, y, buffers),
-                false => int8::many::<Self, F>(w, x, y, buffers),
+                false => int8::many::<Avx512<false>, F>(w, x, y, buffers),
             }
         }
     }

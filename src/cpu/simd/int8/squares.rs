@@ -16,7 +16,7 @@ use crate::quant::act::{ActRow, Acts, BLOCK};
 use std::mem::MaybeUninit;
 
 /// Whose vectors unpack and scale.
-type Vectors = Avx512<true>;
+type Vectors = Avx512<false>;
 
 /// Two blocks' sums, of both halves where these have scales.
 #[repr(align(64))]
