@@ -4,7 +4,7 @@ mod support;
 
 use cotvalve::backend::{Batch, Precision, Span};
 use cotvalve::cpu::Cpu;
-use cotvalve::model::{Chain, Config, Forward, Part, Portion, Stage, StageSpec, Weights};
+use cotvalve::model::{Chain, Config, Forward, Logits, Part, Portion, Stage, StageSpec, Weights};
 use cotvalve::tensor::TensorType;
 use cotvalve::valve::Adapter;
 use std::sync::Arc;
@@ -49,9 +49,9 @@ fn step(stage: &mut dyn Stage, first: u32, n: u32, outputs: &[u32], pages: &[u32
     let spans = [Span { rows: 0..n, table: 0..2 }];
     let (tokens, positions, openings) = (&tokens[..], &positions[..], &openings[..]);
     let batch = Batch { tokens, positions, spans: &spans, pages, openings, slots: SLOTS, outputs };
-    let mut logits = vec![0.0; outputs.len() * VOCAB];
+    let mut logits = Logits::every();
     stage.step(&batch, &mut logits).unwrap();
-    logits.iter().map(|v| v.to_bits()).collect()
+    logits.all.iter().map(|v| v.to_bits()).collect()
 }
 
 #[test]

@@ -18,6 +18,7 @@
 #include "../matvec_more.cu"
 #include "../quantize.cu"
 #include "../rope.cu"
+#include "../likeliest.cu"
 #include "../rows.cu"
 #include "../shrink_many.cu"
 
@@ -99,6 +100,8 @@ const std::map<std::string, Kernel> KERNELS = {
     ROWS_OF(GatedArgs, quantize_gated),
     ROWS_OF(RopeStoreArgs, rope_store),
     KERNEL(GatherArgs, gather_rows),
+    KERNEL(LikeliestArgs, likeliest_logits),
+    KERNEL(LikeliestArgs, likeliest_keys),
     ATTENDS_OF(f32),
     ATTENDS_OF(f16),
     ATTENDS_OF(q8_0),

@@ -4,6 +4,7 @@
 //   harness small            the same without the largest shapes; the one thing the emulated build does
 //   harness time [--out F]   correctness, then timings, as a table and as JSON in F
 #include "check_attend_many.h"
+#include "check_likeliest.h"
 #include "check_matmul.h"
 #include "check_rope.h"
 #include "check_rows.h"
@@ -38,6 +39,7 @@ static int check_all(bool extra) {
     check_ropes();
     check_attends(extra);
     check_attend_manies(extra);
+    check_likeliests(extra);
     return summary();
 }
 

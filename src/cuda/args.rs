@@ -194,6 +194,16 @@ pub(super) struct AttendMany {
     pub heads: i32,
 }
 
+/// `LikeliestArgs` of likeliest.cu.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Likeliest {
+    pub from: u64,
+    pub to: u64,
+    pub n: i32,
+    pub k: i32,
+}
+
 /// `GatherArgs` of rows.cu.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -251,9 +261,12 @@ const _: () = assert!(size_of::<RopeStore>() == 232);
 const _: () = assert!(size_of::<Attend>() == 160);
 const _: () = assert!(size_of::<AttendMany>() == 136);
 const _: () = assert!(size_of::<Gather>() == 24);
+const _: () = assert!(size_of::<Likeliest>() == 24);
 
 // SAFETY: repr(C) structs of integers and floats without padding, laid out as the kernel declares its parameter.
 unsafe impl DeviceRepr for Matvec {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Likeliest {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for Matmul {}
 // SAFETY: as above.

@@ -3,11 +3,12 @@
 use std::io::Read;
 
 /// Every kernel file: its name and its bundle.
-pub(super) const BUNDLES: [(&str, &[u8]); 13] = [
+pub(super) const BUNDLES: [(&str, &[u8]); 14] = [
     ("attend", include_bytes!("../../kernels/prebuilt/attend.bundle")),
     ("attend_many", include_bytes!("../../kernels/prebuilt/attend_many.bundle")),
     ("embed", include_bytes!("../../kernels/prebuilt/embed.bundle")),
     ("expand", include_bytes!("../../kernels/prebuilt/expand.bundle")),
+    ("likeliest", include_bytes!("../../kernels/prebuilt/likeliest.bundle")),
     ("matmul", include_bytes!("../../kernels/prebuilt/matmul.bundle")),
     ("matvec", include_bytes!("../../kernels/prebuilt/matvec.bundle")),
     ("matvec_float", include_bytes!("../../kernels/prebuilt/matvec_float.bundle")),

@@ -7,6 +7,7 @@ use cudarc::driver::sys::{
     CUdevice_attribute, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchAttributeValue, CUlaunchConfig,
 };
 use cudarc::driver::{
+    result,
     CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DeviceRepr, DriverError, PinnedHostSlice,
     ValidAsZeroBits, result, sys,
 };
@@ -120,8 +121,27 @@ impl Device {
     }
 
     /// `n` values of the host's memory that the device copies to by itself.
-    pub(super) fn pinned_for_reading(&self, n: usize) -> Result<PinnedHostSlice<f32>> {
+    pub(super) fn pinned_for_reading<T: DeviceRepr + ValidAsZeroBits>(&self, n: usize) -> Result<PinnedHostSlice<T>> {
         self.pin(n, 0)
+    }
+
+    /// The `n` values at `from`, copied to the start of `host` once all work before has ended.
+    ///
+    /// # Safety
+    /// `from` is the address of so many values of this device's.
+    pub(super) unsafe fn read_back<'a, T: DeviceRepr + ValidAsZeroBits>(
+        &self,
+        from: u64,
+        host: &'a mut PinnedHostSlice<T>,
+        n: usize,
+    ) -> Result<&'a [T]> {
+        let failed = |e| self.error(format_args!("copying {n} values back"), e);
+        let host = &mut host.as_mut_slice().map_err(failed)?[..n];
+        self.context.bind_to_thread().map_err(failed)?;
+        // SAFETY: as the caller vouches; `host` is written by no one else until the wait below.
+        unsafe { result::memcpy_dtoh_async(host, from, self.stream.cu_stream()) }.map_err(failed)?;
+        self.synchronize()?;
+        Ok(host)
     }
 
     fn pin<T: DeviceRepr + ValidAsZeroBits>(&self, n: usize, flags: u32) -> Result<PinnedHostSlice<T>> {

@@ -20,6 +20,7 @@ mod bundle;
 mod cache;
 mod device;
 mod graph;
+mod likeliest;
 mod matmul;
 mod planes;
 mod project;
@@ -32,13 +33,14 @@ pub use cache::Cache;
 pub use device::Device;
 pub use weights::{Delta, Fan};
 
-use crate::backend::{Backend, Batch, CacheSpec, Heads, Input, Linear, Owed, PageId, Rope, Term};
+use crate::backend::{Backend, Batch, CacheSpec, Heads, Input, Likely, Linear, Owed, PageId, Rope, Term};
 use crate::error::{Error, Result};
 use crate::quant;
 use crate::tensor::Tensor;
 use attend::Attention;
-use cudarc::driver::{CudaSlice, PinnedHostSlice, result};
+use cudarc::driver::{CudaSlice, PinnedHostSlice};
 use graph::Graphs;
+use likeliest::Likeliest;
 use project::Acts;
 use step::Step;
 
@@ -53,6 +55,7 @@ fn kernels() -> Vec<(&'static str, Vec<String>)> {
         ("attend", attend::attend_names()),
         ("attend_many", attend::HEAD_DIMS.map(|dim| format!("attend_many_d{dim}")).to_vec()),
         ("embed", project::types().map(|ty| format!("embed_{ty}")).collect()),
+        ("likeliest", likeliest::likeliest_names()),
         ("matmul", matmul::matmul_names()),
         ("shrink_many", vec!["shrink_many".into()]),
         ("expand", by_rows(&["residual", "settle"])),
@@ -96,6 +99,7 @@ pub struct Cuda {
     acts: Acts,
     attention: Attention,
     graphs: Graphs,
+    likeliest: Likeliest,
     /// What is copied back passes here.
     readback: PinnedHostSlice<f32>,
     launches: u64,
@@ -109,8 +113,8 @@ impl Cuda {
     pub fn open(ordinal: usize) -> Result<Self> {
         let device = Device::open(ordinal)?;
         let (step, acts, attention) = (Step::new(&device)?, Acts::new(&device)?, Attention::new(&device)?);
-        let readback = device.pinned_for_reading(READBACK)?;
-        Ok(Self { device, step, acts, attention, graphs: Graphs::new(), readback, launches: 0 })
+        let (likeliest, readback) = (Likeliest::new(&device)?, device.pinned_for_reading(READBACK)?);
+        Ok(Self { device, step, acts, attention, graphs: Graphs::new(), likeliest, readback, launches: 0 })
     }
 
     /// The device below.
@@ -195,14 +199,9 @@ impl Linear for Cuda {
         if n > self.readback.len() {
             self.readback = self.device.pinned_for_reading(n.next_power_of_two())?;
         }
-        let failed = |e| self.device.error(format_args!("copying {n} values back"), e);
-        let host = &mut self.readback.as_mut_slice().map_err(failed)?[..n];
-        let (from, stream) = (self.device.address(&src.data), self.device.stream());
-        stream.context().bind_to_thread().map_err(failed)?;
-        // SAFETY: `from` has n values, as was checked, and `host` is written by no one else until the wait below.
-        unsafe { result::memcpy_dtoh_async(host, from, stream.cu_stream()) }.map_err(failed)?;
-        self.device.synchronize()?;
-        dst.copy_from_slice(host);
+        let from = self.device.address(&src.data);
+        // SAFETY: `from` has n values, as was checked.
+        dst.copy_from_slice(unsafe { self.device.read_back(from, &mut self.readback, n) }?);
         Ok(())
     }
 
@@ -274,6 +273,10 @@ impl Backend for Cuda {
         let rows = self.step.rows();
         let expand = self.expand(owed, 0, rows, y.cols)?;
         self.residual(Some(h), y, expand, rows)
+    }
+
+    fn likeliest(&mut self, logits: &Buf, k: usize, out: &mut Vec<Likely>) -> Result<bool> {
+        self.likeliest_rows(logits, k, out)
     }
 
     fn settle_outputs(&mut self, y: &mut Buf, owed: Owed<'_, Self>) -> Result<()> {

@@ -7,7 +7,7 @@ use super::thoughts::Thoughts;
 use crate::backend::{Batch, PageId, Precision, Span};
 use crate::error::{Error, Result};
 use crate::kv::{Fingerprints, PAGE_LEN, Pages};
-use crate::model::Stage;
+use crate::model::{Logits, Stage};
 use crate::tensor::TensorType;
 use crate::valve::{Adapter, Part, Setting};
 use std::ops::Range;
@@ -26,7 +26,7 @@ pub(super) struct Core {
     /// What each column of the openings turns.
     slots: Vec<SlotKey>,
     plan: Plan,
-    logits: Vec<f32>,
+    logits: Logits,
     /// Which single row is planned first: another at every step, so that none waits for ever.
     first: usize,
     /// None if the model's chat template knows no thought.
@@ -127,7 +127,7 @@ impl Core {
         // Tables grow while sequences are decoded, which allocates nothing.
         let plan = Plan { pages: Vec::with_capacity(pages), ..Plan::default() };
         let (pages, prints) = (Pages::new(pages), Fingerprints::default());
-        let (sequences, adapters, slots, logits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (sequences, adapters, slots, logits) = (Vec::new(), Vec::new(), Vec::new(), Logits::every());
         Self { stage, pages, prints, sequences, adapters, slots, plan, logits, first: 0, thoughts, limits }
     }
 
@@ -288,7 +288,7 @@ impl Core {
         }
         // A step that fails, or panics, is not tried again unasked.
         self.plan.owners.iter().for_each(|id| self.sequences[*id].iter_mut().for_each(|s| s.wanted = false));
-        self.run()?;
+        self.run(self.enough())?;
         self.commit();
         Ok(())
     }
@@ -298,14 +298,26 @@ impl Core {
         self.sequences.iter().flatten().any(|s| s.wanted)
     }
 
-    fn run(&mut self) -> Result<()> {
-        self.logits.resize(self.plan.outputs.len() * self.limits.vocab, 0.0);
+    /// How many of the likeliest tokens are enough for all that draw after the planned step; 0 if every logit is
+    /// wanted.
+    fn enough(&self) -> usize {
+        let planned = self.plan.spans.iter().zip(&self.plan.owners);
+        let sequences = planned.filter_map(|(span, id)| Some((span, self.sequences[*id].as_ref()?)));
+        let mut drawing = sequences.filter(|(span, s)| span.rows.len() == s.pending());
+        let most = drawing.try_fold(0, |most, (_, s)| Some(most.max(s.sampler.as_ref()?.enough()?)));
+        most.unwrap_or(0)
+    }
+
+    /// Runs the planned step, of which the `enough` likeliest tokens are wanted, or every logit if that is 0.
+    fn run(&mut self, enough: usize) -> Result<()> {
+        self.logits.enough = enough;
         self.stage.step(&self.plan.batch(self.slots.len()), &mut self.logits)
     }
 
     /// Records the rows as computed and draws tokens for the sequences that are complete.
     fn commit(&mut self) {
-        let mut logits = self.logits.chunks_exact(self.limits.vocab);
+        let Logits { all, likeliest, enough } = &self.logits;
+        let (mut all, mut likeliest) = (all.chunks_exact(self.limits.vocab), likeliest.chunks_exact((*enough).max(1)));
         for (span, id) in self.plan.spans.iter().zip(&self.plan.owners) {
             let Some(s) = self.sequences[*id].as_mut() else { continue };
             self.plan.record(s, span.rows.start as usize..span.rows.end as usize, self.slots.len());
@@ -314,8 +326,13 @@ impl Core {
             if s.wanted {
                 continue;
             }
-            if let (Some(logits), Some(sampler)) = (logits.next(), s.sampler.as_mut()) {
-                match sampler.next(logits, &s.tokens) {
+            if let Some(sampler) = s.sampler.as_mut() {
+                let drawn = match (likeliest.next(), all.next()) {
+                    (Some(likeliest), _) => Ok(sampler.next_of(likeliest)),
+                    (None, Some(logits)) => sampler.next(logits, &s.tokens),
+                    (None, None) => continue,
+                };
+                match drawn {
                     Ok(drawn) => {
                         s.tokens.push(drawn.token);
                         s.mailbox.push_back(drawn);
@@ -356,13 +373,13 @@ impl Core {
         if self.plan.owners.is_empty() {
             return Ok(None);
         }
-        self.run()?;
+        self.run(0)?;
         for (span, id) in self.plan.spans.iter().zip(&self.plan.owners) {
             let s = self.sequences[*id].as_mut().expect("a session outlived its sequence");
             self.plan.record(s, span.rows.start as usize..span.rows.end as usize, self.slots.len());
             publish(s, &mut self.pages, &mut self.prints);
         }
-        std::mem::swap(&mut self.logits, logits);
+        std::mem::swap(&mut self.logits.all, logits);
         Ok(Some(scored))
     }
 }

@@ -1,6 +1,7 @@
 //! A model whose layers lie on several devices: portions that hand the residual stream on.
 
 use super::forward::{Part, Stage};
+use super::logits::Logits;
 use crate::backend::{Batch, PageId};
 use crate::error::Result;
 use crate::valve::Adapter;
@@ -54,7 +55,7 @@ impl Stage for Chain {
         attached
     }
 
-    fn step(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()> {
+    fn step(&mut self, batch: &Batch<'_>, logits: &mut Logits) -> Result<()> {
         self.hidden.resize(batch.tokens.len() * self.width, 0.0);
         self.parts.iter_mut().try_for_each(|part| part.run(batch, &mut self.hidden, logits))
     }

@@ -2,6 +2,7 @@
 
 use super::config::Config;
 use super::load::{FanKind, Head, Layer, Portion, Weights};
+use super::logits::Logits;
 use crate::backend::{Backend, Batch, CacheSpec, Input, Owed, PageId};
 use crate::error::Result;
 use crate::tensor::TensorType;
@@ -27,8 +28,8 @@ pub struct StageSpec {
 pub trait Stage: Send {
     /// Replaces the attached adapters; their parts answer to the columns of the openings, in order.
     fn attach(&mut self, adapters: &[Arc<Adapter>]) -> Result<()>;
-    /// Runs the batch; `logits` gets `[batch.outputs.len(), vocab]`.
-    fn step(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()>;
+    /// Runs the batch; `logits` gets what it asks for of the rows in `batch.outputs`.
+    fn step(&mut self, batch: &Batch<'_>, logits: &mut Logits) -> Result<()>;
     /// [`Backend::copy_page`] of its cache.
     fn copy_page(&mut self, from: PageId, to: PageId) -> Result<()>;
     /// [`Backend::read_page`] of its cache.
@@ -41,7 +42,7 @@ pub trait Stage: Send {
 pub trait Part: Stage {
     /// Runs the batch. Unless it has the embedding, `hidden` holds what the portion before made of the rows,
     /// `[rows, embed]`; unless it has the head, which makes `logits`, that is where what it makes goes.
-    fn run(&mut self, batch: &Batch<'_>, hidden: &mut [f32], logits: &mut [f32]) -> Result<()>;
+    fn run(&mut self, batch: &Batch<'_>, hidden: &mut [f32], logits: &mut Logits) -> Result<()>;
     /// Its layers.
     fn layers(&self) -> usize;
 }
@@ -199,13 +200,25 @@ impl<B: Backend> Forward<B> {
             None => Ok(()),
         }
     }
+
+    /// Takes what is asked for of the logits of `outputs` rows from the backend.
+    fn leave(&mut self, outputs: usize, to: &mut Logits) -> Result<()> {
+        let Logits { enough, all, likeliest } = to;
+        if *enough > 0 && self.backend.likeliest(&self.buffers.logits, *enough, likeliest)? {
+            all.clear();
+            return Ok(());
+        }
+        likeliest.clear();
+        all.resize(outputs * self.config.vocab, 0.0);
+        self.backend.download(&self.buffers.logits, all)
+    }
 }
 
 impl<B> Part for Forward<B>
 where
     B: Backend + Send,
 {
-    fn run(&mut self, batch: &Batch<'_>, hidden: &mut [f32], logits: &mut [f32]) -> Result<()> {
+    fn run(&mut self, batch: &Batch<'_>, hidden: &mut [f32], logits: &mut Logits) -> Result<()> {
         self.backend.begin(batch)?;
         if !self.portion.embed {
             self.backend.upload(&mut self.buffers.h, hidden)?;
@@ -217,7 +230,7 @@ where
             }
         }
         match self.portion.head {
-            true => self.backend.download(&self.buffers.logits, logits),
+            true => self.leave(batch.outputs.len(), logits),
             false => self.backend.download(&self.buffers.h, hidden),
         }
     }
@@ -240,7 +253,7 @@ where
         Ok(())
     }
 
-    fn step(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()> {
+    fn step(&mut self, batch: &Batch<'_>, logits: &mut Logits) -> Result<()> {
         self.run(batch, &mut [], logits)
     }
 

@@ -4,6 +4,7 @@ mod chain;
 mod config;
 mod forward;
 mod load;
+mod logits;
 pub mod quantize;
 pub mod synth;
 mod vocab;
@@ -12,6 +13,7 @@ pub use chain::Chain;
 pub use config::{ARCHITECTURES, Architecture, Config};
 pub use forward::{Forward, Part, Stage, StageSpec};
 pub use load::{FanKind, Layer, Portion, Site, Weights};
+pub use logits::Logits;
 pub use vocab::tokenizer;
 
 use crate::chat::{Message, RenderOptions, Template, ThoughtTags};

@@ -1,5 +1,6 @@
 //! The tokens that may still be drawn.
 
+use crate::backend::Likely;
 use std::cmp::Ordering;
 
 /// How many are sorted first where it is not known how many will be needed.
@@ -71,6 +72,14 @@ impl Candidates {
             self.keep_best(k);
             self.sort();
         }
+    }
+
+    /// Takes tokens that are in order.
+    pub fn take(&mut self, likeliest: &[Likely]) {
+        self.list.clear();
+        let candidate = |likely: &Likely| Candidate { token: likely.token, logit: likely.logit, p: 0.0, score: 0.0 };
+        self.list.extend(likeliest.iter().map(candidate));
+        self.sorted = true;
     }
 
     /// Keeps the `n` most likely.

@@ -26,6 +26,7 @@ pub use logprobs::Logprobs;
 pub use settings::{Grammar, Sampling};
 pub use stop::Stops;
 
+use crate::backend::Likely;
 use crate::error::{Error, Result};
 use crate::rng::Rng;
 use crate::tokenizer::Tokenizer;
@@ -106,13 +107,45 @@ impl Sampler {
         Ok(Drawn { token, logprobs })
     }
 
+    /// How many of a row's likeliest tokens are all that it looks at; `None` if it has to see every logit.
+    pub fn enough(&self) -> Option<usize> {
+        let s = &self.sampling;
+        let changes = self.grammar.is_some() || !self.bias.is_empty() || s.has_penalties() || self.dry.is_some();
+        let sees_all = changes || self.mirostat.is_some() || s.logprobs.is_some();
+        match s.top_k {
+            _ if sees_all => None,
+            _ if self.takes_likeliest() => Some(1),
+            0 => None,
+            k => (s.top_n_sigma <= 0.0).then_some(k),
+        }
+    }
+
+    /// [`Sampler::next`] after logits of which `likeliest` are the likeliest, by falling logit, equal ones by rising
+    /// token: at least one, and at least as many as [`Sampler::enough`] says or all that there are.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn next_of(&mut self, likeliest: &[Likely]) -> Drawn {
+        let k = if self.takes_likeliest() { 1 } else { self.sampling.top_k };
+        self.candidates.take(&likeliest[..k.min(likeliest.len())]);
+        let token = self.choose().unwrap_or(likeliest[0].token);
+        Drawn { token, logprobs: None }
+    }
+
     /// What the last token was drawn from: tokens and their probabilities after all stages.
     pub fn kept(&self) -> impl Iterator<Item = (u32, f32)> {
         self.candidates.list.iter().map(|c| (c.token, c.p))
     }
 
+    /// Whether no stage draws and none but the last can take the likeliest away.
+    fn takes_likeliest(&self) -> bool {
+        let s = &self.sampling;
+        let likeliest_stays = s.mirostat == 2 || s.typical_p >= 1.0 && s.xtc_probability <= 0.0;
+        s.temperature == 0.0 && s.dynatemp_range == 0.0 && likeliest_stays
+    }
+
     fn draw(&mut self, logits: &mut [f32], timeline: &[u32]) -> Result<u32> {
-        let Self { sampling: s, candidates, rng, .. } = self;
+        let s = &self.sampling;
         if let Some(grammar) = &mut self.grammar {
             grammar.mask(logits)?;
         }
@@ -124,19 +157,27 @@ impl Sampler {
             self.penalties.apply(logits, timeline, s);
             self.dry.iter_mut().for_each(|dry| dry.apply(logits, timeline));
         }
-        // Nothing but these can take the likeliest away.
-        let likeliest_stays = s.mirostat == 2 || s.typical_p >= 1.0 && s.xtc_probability <= 0.0;
-        if s.temperature == 0.0 && s.dynatemp_range == 0.0 && likeliest_stays {
-            candidates.collect(logits, f32::NEG_INFINITY, 1);
-            candidates.softmax();
-            return Ok(candidates.list.first().map_or_else(|| lowest_possible(logits), |best| best.token));
+        if self.takes_likeliest() {
+            self.candidates.collect(logits, f32::NEG_INFINITY, 1);
+        } else if self.mirostat.is_some() {
+            self.candidates.collect(logits, f32::NEG_INFINITY, 0);
+        } else {
+            self.candidates.collect(logits, filters::sigma_floor(logits, s.top_n_sigma), s.top_k);
         }
+        Ok(self.choose().unwrap_or_else(|| lowest_possible(logits)))
+    }
+
+    /// One of the candidates, after the stages that look at no others; none if there is none.
+    fn choose(&mut self) -> Option<u32> {
+        if self.takes_likeliest() {
+            self.candidates.softmax();
+            return self.candidates.list.first().map(|best| best.token);
+        }
+        let Self { sampling: s, candidates, rng, .. } = self;
         if let Some(mirostat) = &mut self.mirostat {
-            candidates.collect(logits, f32::NEG_INFINITY, 0);
             temperature::scale(candidates, s.temperature);
             mirostat.limit(candidates);
         } else {
-            candidates.collect(logits, filters::sigma_floor(logits, s.top_n_sigma), s.top_k);
             filters::typical_p(candidates, s.typical_p, s.min_keep);
             filters::top_p(candidates, s.top_p, s.min_keep);
             filters::min_p(candidates, s.min_p, s.min_keep);
@@ -144,15 +185,14 @@ impl Sampler {
             let at = temperature::dynamic(candidates, s.temperature, s.dynatemp_range, s.dynatemp_exponent);
             temperature::scale(candidates, at);
         }
-        let Some(chosen) = choose(candidates, rng) else { return Ok(lowest_possible(logits)) };
-        let chosen = candidates.list[chosen];
+        let chosen = candidates.list[draw(candidates, rng)?];
         self.mirostat.iter_mut().for_each(|mirostat| mirostat.learn(chosen.p));
-        Ok(chosen.token)
+        Some(chosen.token)
     }
 }
 
 /// Draws one by its probability; its index.
-fn choose(candidates: &mut Candidates, rng: &mut Rng) -> Option<usize> {
+fn draw(candidates: &mut Candidates, rng: &mut Rng) -> Option<usize> {
     candidates.softmax();
     let drawn = (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
     let mut sum = 0.0;

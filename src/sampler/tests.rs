@@ -159,6 +159,59 @@ fn strange_logits_give_a_token() {
     assert_eq!(draw(&mut sampler(&Sampling::greedy(), 4), &[1.0, 2.0, 2.0, f32::NAN]), 1);
 }
 
+/// The likeliest of some logits, as a device gives them.
+fn likeliest(logits: &[f32], k: usize) -> Vec<Likely> {
+    let mut all: Vec<Likely> = (0..).zip(logits).map(|(token, logit)| Likely { token, logit: *logit }).collect();
+    all.sort_by(|a, b| b.logit.total_cmp(&a.logit));
+    all.truncate(k);
+    all
+}
+
+#[test]
+fn the_likeliest_draw_what_all_logits_do() {
+    let mut rng = Rng::new(5);
+    let default = Sampling::default;
+    let settings = [
+        (Sampling::greedy(), 1),
+        (default(), default().top_k),
+        (Sampling { top_k: 5, temperature: 1.5, typical_p: 0.9, ..default() }, 5),
+        (Sampling { top_k: 30, xtc_probability: 0.5, dynatemp_range: 0.4, top_p: 0.7, ..default() }, 30),
+        (Sampling { top_k: 7, temperature: 0.0, ..default() }, 1),
+        (Sampling { top_k: 7, temperature: 0.0, xtc_probability: 1.0, ..default() }, 7),
+    ];
+    for (sampling, enough) in settings {
+        let [mut all, mut few] = [0; 2].map(|_| sampler(&sampling, 100));
+        assert_eq!(few.enough(), Some(enough), "{sampling:?}");
+        for _ in 0..40 {
+            // In steps, so that some are equal.
+            let logits: Vec<f32> = (0..100).map(|_| (6.0 * rng.normal()).round() / 3.0).collect();
+            // Another sequence may want more.
+            for k in [enough, enough + 3] {
+                let want = all.next(&logits, &[]).unwrap();
+                assert_eq!(few.next_of(&likeliest(&logits, k)), want, "{sampling:?}");
+                assert!(few.kept().eq(all.kept()), "{sampling:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_looks_at_all_logits_asks_for_them() {
+    let asks = [
+        Sampling { top_k: 0, ..Sampling::default() },
+        Sampling { top_n_sigma: 1.0, ..Sampling::default() },
+        Sampling { repeat_penalty: 1.1, ..Sampling::default() },
+        Sampling { dry_multiplier: 0.5, ..Sampling::greedy() },
+        Sampling { mirostat: 2, ..Sampling::greedy() },
+        Sampling { logit_bias: vec![(1, 1.0)], ..Sampling::greedy() },
+        Sampling { ignore_eos: true, ..Sampling::greedy() },
+        Sampling { logprobs: Some(0), ..Sampling::greedy() },
+    ];
+    for sampling in asks {
+        assert_eq!(sampler(&sampling, 9).enough(), None, "{sampling:?}");
+    }
+}
+
 #[test]
 fn any_settings_on_any_logits_draw_what_is_possible() {
     let mut rng = Rng::new(9);

@@ -4,7 +4,7 @@ use super::device;
 use super::support::shaped::{Shape, VOCAB, shaped, shaped_adapter};
 use super::support::stage::{Row, Runner, Setup, bits, text_rows};
 use cotvalve::cuda::Cuda;
-use cotvalve::model::Stage;
+use cotvalve::model::{Logits, Stage};
 use cotvalve::tensor::TensorType;
 
 const SHAPE: Shape = Shape { layers: 2, heads: 4, kv_heads: 2, head_dim: 64, rotated: 64, embed: 128, ffn: 160 };
@@ -166,6 +166,35 @@ fn on_a_device_only_wanted_rows_give_logits_and_they_are_the_same() {
     let want: Vec<_> = outputs.iter().map(|row| all[*row as usize].clone()).collect();
     assert_eq!(bits(&some), bits(&want));
     assert!(cuda.step_for(&rows, &[]).is_empty());
+}
+
+#[test]
+fn on_a_device_the_likeliest_tokens_are_those_of_all_logits() {
+    let Some(cuda) = device() else { return };
+    let mut cuda = runner(cuda, TensorType::Q8_0, &[], TensorType::F16);
+    for (n, outputs) in [(5, &[1, 4][..]), (1, &[0]), (1, &[0]), (1, &[0]), (12, &[])] {
+        let rows = text_rows(0, &tokens(n, 6), &[]);
+        let all = cuda.step_for(&rows, outputs);
+        for k in [1, 3, 40] {
+            let mut logits = Logits { enough: k, ..Logits::every() };
+            cuda.step_into(&rows, outputs, &mut logits);
+            let sorted = |row: &Vec<f32>| {
+                let mut tokens: Vec<u32> = (0..row.len() as u32).collect();
+                tokens.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]));
+                tokens.into_iter().take(k).map(|token| (token, row[token as usize])).collect::<Vec<_>>()
+            };
+            let want: Vec<(u32, f32)> = all.iter().flat_map(sorted).collect();
+            let got: Vec<(u32, f32)> = logits.likeliest.iter().map(|l| (l.token, l.logit)).collect();
+            assert_eq!(got, want, "{k} of {n} rows");
+            assert!(logits.all.is_empty(), "no logit was copied");
+        }
+    }
+    // More than there are tokens: whoever draws sees all.
+    let rows = text_rows(0, &tokens(1, 6), &[]);
+    let mut logits = Logits { enough: 100_000, ..Logits::every() };
+    cuda.step_into(&rows, &[0], &mut logits);
+    assert!(logits.likeliest.is_empty());
+    assert_eq!(bits(&[logits.all]), bits(&cuda.step(&rows)));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use cotvalve::cpu::Cpu;
 use cotvalve::cpu::simd::Level;
 use cotvalve::gguf::Gguf;
 use cotvalve::map::Bytes;
-use cotvalve::model::{Config, Forward, Stage, StageSpec, Weights};
+use cotvalve::model::{Config, Forward, Logits, Stage, StageSpec, Weights};
 use cotvalve::quant::dequantize;
 use cotvalve::tensor::{Tensor, TensorType};
 use cotvalve::valve::{Adapter, Part};
@@ -117,6 +117,13 @@ impl<B: Backend + Send> Runner<B> {
 
     /// One step; the logits of the rows `outputs`.
     pub fn step_for(&mut self, rows: &[Row], outputs: &[u32]) -> Vec<Vec<f32>> {
+        let mut logits = Logits::every();
+        self.step_into(rows, outputs, &mut logits);
+        logits.all.chunks_exact(self.config.vocab).map(<[f32]>::to_vec).collect()
+    }
+
+    /// One step; what `logits` asks for of the rows `outputs`.
+    pub fn step_into(&mut self, rows: &[Row], outputs: &[u32], logits: &mut Logits) {
         let tokens: Vec<u32> = rows.iter().map(|r| r.token).collect();
         let positions: Vec<u32> = rows.iter().map(|r| r.position).collect();
         let slots = self.slots().len();
@@ -128,12 +135,10 @@ impl<B: Backend + Send> Runner<B> {
             spans.push(Span { rows: start..start + run.len() as u32, table });
             start += run.len() as u32;
         }
-        let mut logits = vec![0.0; outputs.len() * self.config.vocab];
         let (spans, pages) = (&spans[..], &pages[..]);
         let (tokens, positions, openings) = (&tokens[..], &positions[..], &openings[..]);
         let batch = Batch { tokens, positions, spans, pages, openings, slots, outputs };
-        self.forward.step(&batch, &mut logits).unwrap();
-        logits.chunks_exact(self.config.vocab).map(<[f32]>::to_vec).collect()
+        self.forward.step(&batch, logits).unwrap();
     }
 
     /// A whole text in steps of at most `chunk` rows, with the same openings at every row.
