@@ -248,9 +248,9 @@ pub trait Backend: Linear {
     fn add(&mut self, h: &mut Self::Buf, y: &Self::Buf, owed: Option<Owed<'_, Self>>) -> Result<()>;
     /// `y += Σ B u` on the rows in [`Batch::outputs`], for a head that carries a delta.
     fn settle_outputs(&mut self, y: &mut Self::Buf, owed: Owed<'_, Self>) -> Result<()>;
-    /// Puts the `k` likeliest tokens of each row of `logits` in [`Batch::outputs`] into `out`, `[outputs, k]`: by falling
-    /// logit, equal ones by rising token, without those whose logit is NaN or −∞; ∞ counts as the largest number.
-    /// Returns whether it did: a backend may leave that to who sees all logits, and does where a row has fewer.
+    /// Puts the `k` likeliest tokens of each row of `logits` into `out`, `[outputs, k]` of [`Batch::outputs`]: by
+    /// falling logit, equal ones by rising token, without those whose logit is NaN or −∞; ∞ counts as the largest
+    /// number. Returns whether it did: a backend may leave that to who sees all logits, and does where a row has fewer.
     fn likeliest(&mut self, _logits: &Self::Buf, _k: usize, _out: &mut Vec<Likely>) -> Result<bool> {
         Ok(false)
     }

@@ -8,7 +8,8 @@ use cotvalve::model::{Chain, Config, Forward, Logits, Part, Portion, Stage, Stag
 use cotvalve::tensor::TensorType;
 use cotvalve::valve::Adapter;
 use std::sync::Arc;
-use support::shaped::{Shape, VOCAB, shaped, shaped_adapter};
+use support::gguf_fixture::VOCAB;
+use support::shaped::{Shape, shaped, shaped_adapter};
 use support::stage::parse;
 
 const SHAPE: Shape = Shape { layers: 5, heads: 4, kv_heads: 2, head_dim: 16, rotated: 16, embed: 64, ffn: 96 };

@@ -461,11 +461,7 @@ fn on_a_device_shapes_that_do_not_fit_are_refused() {
 }
 
 /// How often all tests together open a device.
-<<<<<<< HEAD
-const DEVICES_OPENED: usize = 35;
-=======
-const DEVICES_OPENED: usize = 36;
->>>>>>> 14844a2 (Only the likeliest tokens leave the device where a sampler starts with them)
+const DEVICES_OPENED: usize = 37;
 
 /// The tests above again, in a process of its own that finds the emulated driver, in both orders of lanes.
 #[test]

@@ -6,12 +6,12 @@ use cotvalve::backend::{Batch, Precision, Span};
 use cotvalve::cpu::Cpu;
 use cotvalve::gguf::Gguf;
 use cotvalve::map::Bytes;
-use cotvalve::model::{Forward, Model, Stage, StageSpec, Weights};
+use cotvalve::model::{Forward, Logits, Model, Stage, StageSpec, Weights};
 use cotvalve::tensor::TensorType;
 use cotvalve::valve::Adapter;
 use std::path::Path;
 use std::sync::Arc;
-use support::gguf_fixture::{LAYERS, tiny_adapter, tiny_llama, vocabulary};
+use support::gguf_fixture::{LAYERS, tiny_adapter, tiny_llama};
 
 const THREADS: usize = 2;
 const ROWS: usize = 4;
@@ -55,10 +55,10 @@ fn step(forward: &mut Forward<Cpu>, first: u32, rows: u32, openings: &[f32]) -> 
         slots: openings.len() / rows as usize,
         outputs: &[rows - 1],
     };
-    let mut logits = vec![0.0; vocabulary().len()];
+    let mut logits = Logits::every();
     let before = forward.backend().regions();
     forward.step(&batch, &mut logits).unwrap();
-    (forward.backend().regions() - before, logits)
+    (forward.backend().regions() - before, logits.all)
 }
 
 /// One row: qkv, attention, output, gate/up and down of each layer, and the head.

@@ -7,7 +7,6 @@ use cudarc::driver::sys::{
     CUdevice_attribute, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchAttributeValue, CUlaunchConfig,
 };
 use cudarc::driver::{
-    result,
     CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DeviceRepr, DriverError, PinnedHostSlice,
     ValidAsZeroBits, result, sys,
 };

@@ -185,7 +185,8 @@ impl Sampler {
             let at = temperature::dynamic(candidates, s.temperature, s.dynatemp_range, s.dynatemp_exponent);
             temperature::scale(candidates, at);
         }
-        let chosen = candidates.list[draw(candidates, rng)?];
+        let drawn = draw(candidates, rng)?;
+        let chosen = candidates.list[drawn];
         self.mirostat.iter_mut().for_each(|mirostat| mirostat.learn(chosen.p));
         Some(chosen.token)
     }

@@ -1,10 +1,13 @@
 //! Whole forward passes on a device: beside the CPU backend's, and by the laws of α.
 
 use super::device;
-use super::support::shaped::{Shape, VOCAB, shaped, shaped_adapter};
-use super::support::stage::{Row, Runner, Setup, bits, text_rows};
+use super::support::gguf_fixture::VOCAB;
+use super::support::shaped::{Shape, shaped, shaped_adapter};
+use super::support::stage::{Row, Runner, Setup, bits, parse, text_rows};
 use cotvalve::cuda::Cuda;
-use cotvalve::model::{Logits, Stage};
+use cotvalve::engine::{Device, Engine, EngineOptions, Event};
+use cotvalve::model::{Logits, Model, Stage};
+use cotvalve::sampler::Sampling;
 use cotvalve::tensor::TensorType;
 
 const SHAPE: Shape = Shape { layers: 2, heads: 4, kv_heads: 2, head_dim: 64, rotated: 64, embed: 128, ffn: 160 };
@@ -85,7 +88,7 @@ fn on_a_device_a_forward_pass_is_that_of_the_cpu() {
                 let decided = || got.iter().zip(&want).filter(|(_, want)| lead(want) > 0.1);
                 let agree = decided().filter(|(got, want)| best(got) == best(want)).count();
                 let decided = decided().count();
-                assert!(decided > 50 && agree == decided, "{ty}: {agree} of {decided} decided tokens agree");
+                assert!(decided > 40 && agree == decided, "{ty}: {agree} of {decided} decided tokens agree");
             }
         }
     }
@@ -195,6 +198,45 @@ fn on_a_device_the_likeliest_tokens_are_those_of_all_logits() {
     cuda.step_into(&rows, &[0], &mut logits);
     assert!(logits.likeliest.is_empty());
     assert_eq!(bits(&[logits.all]), bits(&cuda.step(&rows)));
+}
+
+/// What sessions with these samplings draw side by side, 20 tokens each or up to an end.
+fn drawn(engine: &Engine, samplings: &[Sampling]) -> Vec<Vec<u32>> {
+    let mut sessions: Vec<_> = samplings.iter().map(|_| engine.session()).collect();
+    let mut seed = 0;
+    for session in &mut sessions {
+        seed += 1;
+        session.prompt(&tokens(5 + seed, seed)).unwrap();
+    }
+    let each = sessions.iter_mut().zip(samplings);
+    let mut generations: Vec<_> = each.map(|(session, sampling)| session.generate(sampling, 20).unwrap()).collect();
+    let mut drawn = vec![Vec::new(); samplings.len()];
+    for _ in 0..20 {
+        engine.advance(&mut generations).unwrap();
+        for (generation, tokens) in generations.iter_mut().zip(&mut drawn) {
+            tokens.extend(generation.next().map(|event: Result<Event, _>| event.unwrap().token));
+        }
+    }
+    drawn
+}
+
+#[test]
+fn on_a_device_sessions_draw_what_all_logits_would_give() {
+    let options = EngineOptions { device: Device::Cuda(vec![0]), sessions: 3, context: 64, ..EngineOptions::default() };
+    let model = Model::new(parse("model.gguf", shaped(&SHAPE, TensorType::Q8_0))).unwrap();
+    let engine = match Engine::new(model, &options) {
+        Ok(engine) => engine,
+        Err(e) => return println!("no CUDA device: {e}; skipped"),
+    };
+    println!("on {}", engine.device());
+    let warm = Sampling { temperature: 1.5, ..Sampling::default() };
+    let few = [Sampling::greedy(), warm.clone(), Sampling { seed: 2, top_k: 7, min_p: 0.0, top_p: 1.0, ..warm }];
+    // Whoever wants log-probabilities has to see every logit, and so do all that draw beside it.
+    let all = few.clone().map(|sampling| Sampling { logprobs: Some(1), ..sampling });
+    let want = drawn(&engine, &all);
+    assert_eq!(drawn(&engine, &few), want);
+    assert_eq!(drawn(&engine, &[few[0].clone(), all[1].clone(), few[2].clone()]), want);
+    assert!(want.iter().all(|tokens| tokens.iter().any(|t| *t != tokens[0])), "{want:?}");
 }
 
 #[test]

@@ -42,6 +42,9 @@ const MERGES: [(&str, &str); 20] = [
     ("Ċ", "Ċ"),
 ];
 
+/// Tokens that a model knows.
+pub const VOCAB: usize = SPECIAL.len() + 256 + MERGES.len();
+
 const CHATML: &str = concat!(
     "{% for message in messages %}",
     "{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}",
@@ -152,7 +155,8 @@ fn set_architecture(writer: &mut Writer) {
     set("llama.vocab_size", (vocabulary().len() as u32).into());
 }
 
-fn set_tokenizer(writer: &mut Writer) {
+/// A byte-level BPE, special tokens and a chat template.
+pub fn set_tokenizer(writer: &mut Writer) {
     const NORMAL: i32 = 1;
     const CONTROL: i32 = 3;
     let tokens = vocabulary();

@@ -1,12 +1,10 @@
-//! A llama of any shape, without a tokenizer.
+//! A llama of any shape.
 
+use super::gguf_fixture::{VOCAB, set_tokenizer};
 use cotvalve::gguf::write::Writer;
 use cotvalve::quant::encode;
 use cotvalve::rng::Rng;
 use cotvalve::tensor::TensorType;
-
-/// Tokens it knows.
-pub const VOCAB: usize = 50;
 
 pub struct Shape {
     pub layers: usize,
@@ -36,6 +34,7 @@ pub fn shaped(s: &Shape, ty: TensorType) -> Vec<u8> {
     counts.iter().for_each(|(key, n)| writer.set(&format!("llama.{key}"), *n as u32).unwrap());
     writer.set("llama.attention.layer_norm_rms_epsilon", 1e-5f32).unwrap();
     writer.set("llama.rope.freq_base", 500_000.0f32).unwrap();
+    set_tokenizer(&mut writer);
     let (q, kv) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
     let mut tensors = vec![("token_embd".to_string(), vec![s.embed, VOCAB])];
     for layer in 0..s.layers {
