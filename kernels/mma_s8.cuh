@@ -31,3 +31,23 @@ static __device__ __forceinline__ void mma_s8(int (&c)[4], const uint32_t (&a)[4
     cuemu::mma_s8(c, a, b0, b1, start);
 #endif
 }
+
+// c = start + a b of the first half of such an A, whose a[0] and a[1] are these, and the first of such a B, or of the
+// last halves: 16 columns by 16 rows.
+static __device__ __forceinline__ void mma_s8_half(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t b, int start) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, %7, %7, %7};"
+        : "=r"(c[0]), "=r"(c[1]), "=r"(c[2]), "=r"(c[3])
+        : "r"(a0), "r"(a1), "r"(b), "r"(start));
+#elif defined(__CUDA_ARCH__)
+    asm("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0, %1}, {%2}, {%3}, {%4, %4};"
+        : "=r"(c[0]), "=r"(c[1])
+        : "r"(a0), "r"(b), "r"(start));
+    asm("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0, %1}, {%2}, {%3}, {%4, %4};"
+        : "=r"(c[2]), "=r"(c[3])
+        : "r"(a1), "r"(b), "r"(start));
+#elif defined(CUDA_HOST_EMU)
+    const uint32_t a[4] = {a0, a1, 0, 0};
+    cuemu::mma_s8(c, a, b, 0, start);
+#endif
+}

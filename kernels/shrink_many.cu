@@ -1,4 +1,4 @@
-// The shrink of a valve for many rows, u = opening * scale * (A x): a launch of its own ahead of matmul.cu's, which
+// The shrink of a valve for many rows, u = opening * scale * (A x): a launch of its own ahead of matmul.cuh's, which
 // adds B u.
 //
 // Shapes: A [rank, n_in]; x f32 [rows, n_in]; u [rows, u_stride].

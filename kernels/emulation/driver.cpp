@@ -12,6 +12,8 @@
 #include "../embed.cu"
 #include "../expand.cu"
 #include "../matmul.cu"
+#include "../matmul_k.cu"
+#include "../matmul_more.cu"
 #include "../matvec.cu"
 #include "../matvec_float.cu"
 #include "../matvec_k.cu"
@@ -93,6 +95,16 @@ const std::map<std::string, Kernel> KERNELS = {
     MATMULS_OF(q8_0),
     MATMULS_OF(q4_0),
     MATMULS_OF(q4_1),
+    MATMULS_OF(q2_K),
+    MATMULS_OF(q3_K),
+    MATMULS_OF(q4_K),
+    MATMULS_OF(q5_K),
+    MATMULS_OF(q6_K),
+    MATMULS_OF(q5_0),
+    MATMULS_OF(q5_1),
+    MATMULS_OF(iq4_nl),
+    MATMULS_OF(iq4_xs),
+    MATMULS_OF(mxfp4),
     KERNEL(ShrinkManyArgs, shrink_many),
     ROWS_OF(ResidualArgs, residual),
     ROWS_OF(ResidualArgs, settle),

@@ -3,7 +3,7 @@
 #include "check.h"
 #include "host_matmul.h"
 
-// The order of additions that matmul.cu states, without the expand.
+// The order of additions that matmul.cuh states, without the expand.
 inline float matmul_formula(const Weight& w, const Acts& x, int row, int out) {
     float sum = 0.0f;
     for (int b = 0; b < w.blocks(); b++) {
@@ -45,8 +45,8 @@ inline std::vector<float> run_matmul(const Case& c, const MatmulInputs& in, bool
     if (valve) expand = {tiles.get(), columns.get(), u.get(), c.rank, c.rank + 1, c.f32, 0};
     MatmulArgs args = {};
     const uint4* q = reinterpret_cast<const uint4*>(quants.get());
-    args.parts[0] = {q, scales.get(), y.get(), expand, c.n_out, 0};
-    args.parts[1] = {q, scales.get(), y2.get(), {}, in.second_outs, 0};
+    args.parts[0] = {q, nullptr, scales.get(), y.get(), expand, c.n_out, 0};
+    args.parts[1] = {q, nullptr, scales.get(), y2.get(), {}, in.second_outs, 0};
     args.x_quants = reinterpret_cast<const uint4*>(x_quants.get());
     args.x_scales = x_scales.get();
     args.x_sums = x_sums.get();

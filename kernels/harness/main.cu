@@ -6,6 +6,7 @@
 #include "check_attend_many.h"
 #include "check_likeliest.h"
 #include "check_matmul.h"
+#include "check_matmul_types.h"
 #include "check_rope.h"
 #include "check_rows.h"
 #ifndef CUDA_HOST_EMU
@@ -35,6 +36,7 @@ static int time_all(const std::string& out) {
 static int check_all(bool extra) {
     check_matvecs(extra);
     check_matmuls(extra);
+    check_matmul_types(extra);
     check_rows();
     check_ropes();
     check_attends(extra);

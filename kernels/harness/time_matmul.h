@@ -41,7 +41,7 @@ inline Timing time_matmul(Gpu& gpu, MatmulScratch& s, const Shape& shape, Weight
     return time_graph(gpu, rotation(gpu, matmul_bytes(type, shape, rank)), [&] {
         MatmulArgs args = {};
         MatvecPart part = random_part(gpu, type, s.y.get(), shape.n_out, shape.n_in);
-        args.parts[0] = {part.quants, part.scales, part.y, {}, part.n_out, 0};
+        args.parts[0] = {part.quants, part.high, part.scales, part.y, {}, part.n_out, 0};
         args.x_quants = reinterpret_cast<const uint4*>(s.x_quants.get());
         args.x_scales = s.x_scales.get(), args.x_sums = s.x_sums.get();
         args.n_in = shape.n_in, args.rows = rows;

@@ -46,11 +46,12 @@ pub(super) struct Matvec {
     pub rows: i32,
 }
 
-/// `MatmulPart` of matmul.cu. The unused ones are all 0.
+/// `MatmulPart` of matmul.cuh. The unused ones are all 0.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub(super) struct MatmulPart {
     pub quants: u64,
+    pub high: u64,
     pub scales: u64,
     pub y: u64,
     pub expand: Expand,
@@ -58,7 +59,7 @@ pub(super) struct MatmulPart {
     pub tiles: i32,
 }
 
-/// `MatmulArgs` of matmul.cu.
+/// `MatmulArgs` of matmul.cuh.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(super) struct Matmul {
@@ -251,7 +252,7 @@ pub(super) struct Gated {
 
 // The .cu files assert the same sizes.
 const _: () = assert!(size_of::<Matvec>() == 272);
-const _: () = assert!(size_of::<Matmul>() == 320);
+const _: () = assert!(size_of::<Matmul>() == 352);
 const _: () = assert!(size_of::<ShrinkMany>() == 80);
 const _: () = assert!(size_of::<Residual>() == 64);
 const _: () = assert!(size_of::<Quantize>() == 64);

@@ -3,13 +3,15 @@
 use std::io::Read;
 
 /// Every kernel file: its name and its bundle.
-pub(super) const BUNDLES: [(&str, &[u8]); 14] = [
+pub(super) const BUNDLES: [(&str, &[u8]); 16] = [
     ("attend", include_bytes!("../../kernels/prebuilt/attend.bundle")),
     ("attend_many", include_bytes!("../../kernels/prebuilt/attend_many.bundle")),
     ("embed", include_bytes!("../../kernels/prebuilt/embed.bundle")),
     ("expand", include_bytes!("../../kernels/prebuilt/expand.bundle")),
     ("likeliest", include_bytes!("../../kernels/prebuilt/likeliest.bundle")),
     ("matmul", include_bytes!("../../kernels/prebuilt/matmul.bundle")),
+    ("matmul_k", include_bytes!("../../kernels/prebuilt/matmul_k.bundle")),
+    ("matmul_more", include_bytes!("../../kernels/prebuilt/matmul_more.bundle")),
     ("matvec", include_bytes!("../../kernels/prebuilt/matvec.bundle")),
     ("matvec_float", include_bytes!("../../kernels/prebuilt/matvec_float.bundle")),
     ("matvec_k", include_bytes!("../../kernels/prebuilt/matvec_k.bundle")),

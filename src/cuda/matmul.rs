@@ -1,7 +1,7 @@
 //! Projections of many rows: the shrink, then a matmul that adds the expand itself, so that nothing is owed.
 
 use super::args::{self, MAX_PARTS, MatmulPart, Shrink};
-use super::project::{Prepared, types};
+use super::project::{MATVECS, Prepared};
 use super::weights::Fan;
 use super::{Buf, Cuda, Delta, int};
 use crate::backend::Owed;
@@ -19,17 +19,19 @@ const SHRINK_COLUMNS: usize = 16;
 /// The largest tile's blocks on a multiprocessor.
 const BLOCKS: usize = 3;
 
-/// The weight types of matmul.cu, and the rows of its tiles.
-const TYPES: [TensorType; 3] = [TensorType::Q8_0, TensorType::Q4_0, TensorType::Q4_1];
+/// The files of matmul.cuh and their weight types; those of matvec_float.cu have none.
+pub(super) const MATMULS: [(&str, &[TensorType]); 3] =
+    [("matmul", MATVECS[0].1), ("matmul_k", MATVECS[1].1), ("matmul_more", MATVECS[2].1)];
+/// Rows of a tile.
 const TILES: [usize; 3] = [32, 64, 128];
 
 fn matmul_name(ty: TensorType, rows: usize) -> String {
     format!("matmul_{ty}_r{rows}")
 }
 
-/// Every kernel of matmul.cu.
-pub(super) fn matmul_names() -> Vec<String> {
-    TYPES.iter().flat_map(|ty| TILES.map(|rows| matmul_name(*ty, rows))).collect()
+/// The kernels of a file for `types`.
+pub(super) fn matmul_names(types: &[TensorType]) -> Vec<String> {
+    types.iter().flat_map(|ty| TILES.map(|rows| matmul_name(*ty, rows))).collect()
 }
 
 /// Rows of a tile: the least that hold all, but the most only where every multiprocessor is full of such tiles.
@@ -48,8 +50,8 @@ impl Cuda {
         self.step.batch_rows() > FEW
     }
 
-    /// The shrink of all rows, then one launch for each type among the fan's weights. Those of types that matmul.cu has
-    /// not are multiplied by matvec.cu, and settled.
+    /// The shrink of all rows, then one launch for each type among the fan's weights. Floats are multiplied by
+    /// matvec.cuh, and settled.
     pub(super) fn multiply_many(
         &mut self,
         ys: &mut [&mut Buf],
@@ -62,12 +64,13 @@ impl Cuda {
             self.shrink_many(u, x, delta)?;
         }
         let owed = delta.map(|delta| Owed { u: &*u, delta });
-        for ty in TYPES {
+        for ty in MATMULS.iter().flat_map(|(_, types)| types.iter().copied()) {
             let mut parts = [MatmulPart::default(); MAX_PARTS];
             let of_type = fan.weights.iter().zip(ys.iter()).enumerate().filter(|(_, (w, _))| w.ty == ty);
             for (part, (output, (w, y))) in parts.iter_mut().zip(of_type) {
                 *part = MatmulPart {
                     quants: self.device.address(&w.quants),
+                    high: self.device.address(&w.high),
                     scales: self.device.address(&w.scales),
                     y: self.device.address(&y.data),
                     expand: self.terms(owed, output, x.rows, w.n_out)?,
@@ -80,7 +83,8 @@ impl Cuda {
                 self.matmul(ty, parts, tiles as usize, x, fan.n_in)?;
             }
         }
-        for ty in types().filter(|ty| !TYPES.contains(ty)) {
+        let (_, floats) = MATVECS[3];
+        for ty in floats.iter().copied() {
             if !fan.weights.iter().any(|w| w.ty == ty) {
                 continue;
             }

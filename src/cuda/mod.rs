@@ -56,13 +56,13 @@ fn kernels() -> Vec<(&'static str, Vec<String>)> {
         ("attend_many", attend::HEAD_DIMS.map(|dim| format!("attend_many_d{dim}")).to_vec()),
         ("embed", project::types().map(|ty| format!("embed_{ty}")).collect()),
         ("likeliest", likeliest::likeliest_names()),
-        ("matmul", matmul::matmul_names()),
         ("shrink_many", vec!["shrink_many".into()]),
         ("expand", by_rows(&["residual", "settle"])),
         ("quantize", quantize),
         ("rope", by_rows(&["rope_store"])),
         ("rows", vec!["gather_rows".into()]),
     ];
+    files.extend(matmul::MATMULS.map(|(file, types)| (file, matmul::matmul_names(types))));
     files.extend(project::MATVECS.map(|(file, types)| (file, project::matvec_names(types))));
     files
 }
